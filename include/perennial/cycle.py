@@ -1,0 +1,181 @@
+"""The stages bound to a runtime, and a whole cycle of them in one process. The DAG's operators call these too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from perennial.domain.references import (
+    DecisionRef,
+    EvaluationRef,
+    ModelRef,
+    PromotionRef,
+    Reference,
+    SnapshotRef,
+    ValidationRef,
+)
+from perennial.domain.run_request import RunRequest
+from perennial.runtime import Runtime
+from perennial.spec import ModelSpec, load_suite
+from perennial.stages.estimator import code_version, make_importable
+
+T = TypeVar("T", bound=Reference)
+
+
+def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> SnapshotRef:
+    """Freeze the landed data; `nothing_new_since` is set when this very training was judged before."""
+    from perennial.stages.snapshot import take_snapshot
+
+    return take_snapshot(
+        spec,
+        request,
+        store=runtime.store,
+        root=runtime.root,
+        ledger=runtime.ledger,
+        clock=runtime.clock,
+        code_version=code_version(spec, runtime.import_roots),
+    )
+
+
+def validate(runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef) -> ValidationRef:
+    """Check the data. BadDataError comes after the evidence was published and the refusal recorded."""
+    from perennial.stages.validate import validate_data
+
+    return validate_data(
+        spec,
+        request,
+        snapshot,
+        store=runtime.store,
+        root=runtime.root,
+        ledger=runtime.ledger,
+        registry=runtime.registry,
+        clock=runtime.clock,
+        validator=runtime.validator,
+        suite=load_suite(runtime.specs, spec),
+    )
+
+
+def train(runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef) -> ModelRef:
+    """Fit the challenger, or find it."""
+    from perennial.stages.train import train_challenger
+
+    return train_challenger(
+        spec,
+        request,
+        snapshot,
+        store=runtime.store,
+        root=runtime.root,
+        registry=runtime.registry,
+        import_roots=runtime.import_roots,
+        code_version=code_version(spec, runtime.import_roots),
+    )
+
+
+def evaluate(
+    runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef, model: ModelRef
+) -> EvaluationRef:
+    """Score challenger and champion on one holdout."""
+    from perennial.stages.evaluate import evaluate_models
+
+    make_importable(runtime.import_roots)
+    return evaluate_models(
+        spec, request, snapshot, model, store=runtime.store, root=runtime.root, registry=runtime.registry
+    )
+
+
+def decide(
+    runtime: Runtime, spec: ModelSpec, request: RunRequest, evaluation: EvaluationRef, model: ModelRef
+) -> DecisionRef:
+    """Judge, and note the verdict at the training's run in MLflow."""
+    from perennial.stages.decide import decide_promotion
+
+    decision = decide_promotion(
+        spec,
+        request,
+        evaluation,
+        store=runtime.store,
+        root=runtime.root,
+        run_url=runtime.registry.run_url(model.run_id),
+    )
+    runtime.registry.annotate(
+        model.run_id,
+        metrics={},
+        tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
+    )
+    return decision
+
+
+def promote(
+    runtime: Runtime,
+    spec: ModelSpec,
+    request: RunRequest,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    evaluation: EvaluationRef,
+    decision: DecisionRef,
+) -> PromotionRef:
+    """Carry the verdict out, whatever it is, and record it."""
+    from perennial.stages.promote import carry_out
+
+    return carry_out(
+        spec,
+        request,
+        snapshot=snapshot,
+        model=model,
+        evaluation=evaluation,
+        decision=decision,
+        store=runtime.store,
+        registry=runtime.registry,
+        ledger=runtime.ledger,
+        clock=runtime.clock,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleResult:
+    """What one cycle came to. All but `snapshot` is None if there was nothing new."""
+
+    snapshot: SnapshotRef
+    validation: ValidationRef | None = None
+    model: ModelRef | None = None
+    evaluation: EvaluationRef | None = None
+    decision: DecisionRef | None = None
+    promotion: PromotionRef | None = None
+
+
+def run_cycle(
+    runtime: Runtime,
+    spec: ModelSpec,
+    request: RunRequest,
+    *,
+    on_stage: Callable[[str, Reference | None], None] = lambda _name, _reference: None,
+) -> CycleResult:
+    """One cycle in this process. `on_stage` hears of each stage twice: at its start (None) and with its reference.
+
+    Raises:
+        PerennialError: as the stages do; whatever they had published by then stays.
+    """
+
+    def tell(name: str, stage: Callable[[], T]) -> T:
+        on_stage(name, None)
+        reference = stage()
+        on_stage(name, reference)
+        return reference
+
+    taken = tell("snapshot", lambda: snapshot(runtime, spec, request))
+    if taken.nothing_new_since is not None:
+        return CycleResult(snapshot=taken)
+    validation = tell("validate", lambda: validate(runtime, spec, request, taken))
+    model = tell("train", lambda: train(runtime, spec, request, taken))
+    evaluation = tell("evaluate", lambda: evaluate(runtime, spec, request, taken, model))
+    decision = tell("decide", lambda: decide(runtime, spec, request, evaluation, model))
+    promotion = tell("promote", lambda: promote(runtime, spec, request, taken, model, evaluation, decision))
+    return CycleResult(
+        snapshot=taken,
+        validation=validation,
+        model=model,
+        evaluation=evaluation,
+        decision=decision,
+        promotion=promotion,
+    )

@@ -1,0 +1,63 @@
+"""The append-only record of what each run came to: one object a run, never rewritten."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from perennial.domain.fingerprint import canonical_json
+from perennial.domain.ledger_entry import LedgerEntry
+from perennial.errors import IntegrityError, LedgerConflictError
+from perennial.ports import ObjectStore
+
+
+class Ledger:
+    """Entries of all models below `<store root>/ledger/<model>/`."""
+
+    def __init__(self, store: ObjectStore, root: str) -> None:
+        self._store = store
+        self._root = f"{root}/ledger"
+
+    def append(self, entry: LedgerEntry) -> str:
+        """Record the entry and return its uri. Recording it again, as a retry does, changes nothing.
+
+        Raises:
+            LedgerConflictError: the key holds an entry that says something else.
+        """
+        uri = f"{self._root}/{entry.model}/{entry.key}"
+        content = canonical_json(entry.to_dict())
+        if not self._store.write(uri, content, content_type="application/json", if_absent=True):
+            there = _without_time(json.loads(self._store.read(uri)))
+            if there != _without_time(json.loads(content)):
+                raise LedgerConflictError(
+                    f"{uri} already holds another outcome of run {entry.run_id}; nothing was overwritten. "
+                    f"Compare the two, then start a new run instead of repeating this one"
+                )
+        return uri
+
+    def entries(self, model: str) -> list[LedgerEntry]:
+        """All entries of a model, by the time they were recorded.
+
+        Raises:
+            IntegrityError: an entry cannot be read as one.
+        """
+        uris = [info.uri for info in self._store.list(f"{self._root}/{model}/") if info.uri.endswith(".json")]
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            entries = list(pool.map(self._read, uris))
+        return sorted(entries, key=lambda entry: (entry.recorded_at, entry.key))
+
+    def judged(self, model: str, fingerprint: str) -> LedgerEntry | None:
+        """The newest decision on a training of this fingerprint, or None."""
+        decisions = (e for e in self.entries(model) if e.kind == "decision" and e.fingerprint == fingerprint)
+        return max(decisions, key=lambda entry: entry.recorded_at, default=None)
+
+    def _read(self, uri: str) -> LedgerEntry:
+        try:
+            return LedgerEntry.from_dict(json.loads(self._store.read(uri)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{uri} is not a ledger entry: {error}") from error
+
+
+def _without_time(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "recorded_at"}

@@ -1,0 +1,191 @@
+"""What the stages need of the world, as Protocols. Adapters implement them, and fakes that pass the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.fs as arrow_fs
+
+    from perennial.domain.references import ModelRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One object as a listing shows it."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    modified: datetime
+
+
+class ObjectStore(Protocol):
+    """An S3-like store; uris are `s3://bucket/key`.
+
+    Raises (all methods): StoreUnavailableError when it does not answer after its own retries (5xx, throttling,
+    connection), NotFoundError when an object or bucket does not exist, TerminalError when access is denied.
+    """
+
+    def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
+        """Every object below the prefix, by key, all pages; folder markers left out."""
+        ...
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """The object's facts, or None if there is none."""
+        ...
+
+    def read(self, uri: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """The object's bytes [start, end); meant for small objects and footers."""
+        ...
+
+    def write(self, uri: str, content: bytes, *, content_type: str, if_absent: bool = False) -> bool:
+        """Put the object. With `if_absent`, False and no change if one is there.
+
+        The condition is sent to the store (If-None-Match), and a look before the put covers stores that ignore it.
+        """
+        ...
+
+    def download(self, uri: str, path: Path) -> None:
+        """Stream the object into a local file, in parts; memory stays flat."""
+        ...
+
+    def upload(self, path: Path, uri: str, *, content_type: str) -> None:
+        """Stream a local file into the object, in parts; memory stays flat."""
+        ...
+
+    def arrow(self, uri: str) -> tuple[arrow_fs.FileSystem, str]:
+        """A pyarrow filesystem and the path in it, for reading columns and row groups of large Parquet files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredVersion:
+    """A version of a registered model, with what promotion and fair comparison need of it."""
+
+    name: str
+    version: str
+    model: ModelRef
+
+
+class ModelRegistry(Protocol):
+    """Tracking and registry (MLflow).
+
+    Raises (all methods): RegistryUnavailableError when the server does not answer or answers 5xx after retries.
+    """
+
+    def find_training(self, model: str, fingerprint: str) -> ModelRef | None:
+        """The finished training of this fingerprint, if there is one, whoever ran it."""
+        ...
+
+    def log_training(self, training: FittedTraining) -> ModelRef:
+        """Log parameters, metrics, signature, input example, dataset, tags and the model; finish the run."""
+        ...
+
+    def load(self, model: ModelRef) -> Any:
+        """The fitted estimator, after the digest of its files was compared with `model.digest`.
+
+        Raises:
+            IntegrityError: the bytes differ from the recorded digest.
+        """
+        ...
+
+    def champion(self, model: str) -> RegisteredVersion | None:
+        """The version that the alias `champion` names, or None."""
+        ...
+
+    def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:
+        """The version that holds this digest: the one already there, else a new one."""
+        ...
+
+    def point_alias(self, model: str, alias: str, version: str) -> None:
+        """Move the alias. Last writer wins: only the promote stage calls this for `champion`."""
+        ...
+
+    def annotate(self, run_id: str, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Add metrics and tags to a run, finished or not. The same again changes nothing that matters."""
+        ...
+
+    def run_url(self, run_id: str) -> str:
+        """Where a person looks at the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedTraining:
+    """Everything worth logging of one training."""
+
+    model: str
+    task: str
+    estimator: Any
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    input_example: pd.DataFrame
+    """5 rows of features."""
+    output_example: Any
+    """What predict (or predict_proba) gave for them; the signature is inferred from both."""
+    dataset_uri: str
+    dataset_sha256: str
+    dataset_rows: int
+    fingerprint: str
+    training_start: datetime
+    training_end: datetime
+    trusted_types: Sequence[str]
+    run_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectationResult:
+    """One expectation's outcome."""
+
+    expectation: str
+    """Its type, such as `expect_column_values_to_not_be_null`."""
+    column: str | None
+    success: bool
+    detail: Mapping[str, Any]
+    """JSON-ready: `kwargs` with parameters filled in, and `observed`: `element_count`, `missing_count`,
+    `observed_value`, `lowest` and `highest` value at fault, `example_counts`; each only where it has a meaning."""
+    unexpected_count: int = 0
+    examples: Sequence[Any] = ()
+    """Up to 10 different values at fault, the most frequent first, JSON-ready."""
+    notes: str = ""
+    error: str = ""
+    """Why it could not be evaluated (then success is False)."""
+    rows: Sequence[int] = ()
+    """Positions (0-based) of the rows at fault, ascending; empty for expectations on a whole column or table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteResult:
+    """A suite's outcome, and the positions of the rows at fault."""
+
+    success: bool
+    results: Sequence[ExpectationResult]
+    faulty_rows: Sequence[int]
+    """Positions (0-based) in the frame, ascending, none twice."""
+
+
+class Validator(Protocol):
+    """Runs an expectation suite (Great Expectations)."""
+
+    def validate(self, frame: pd.DataFrame, suite: Mapping[str, Any], parameters: Mapping[str, Any]) -> SuiteResult:
+        """Check the frame. `parameters` fill the suite's `{"$PARAMETER": name}`.
+
+        Raises:
+            SpecError: the suite is not a valid suite.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """The wall clock, as an argument (invariant 9)."""
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        ...

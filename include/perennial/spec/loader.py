@@ -1,0 +1,150 @@
+"""Reads spec files. Every problem of a file is reported at once, as file, field, value and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from perennial.errors import SpecError, SpecProblem, UnknownModelError
+from perennial.spec.model import ModelSpec
+
+SUFFIXES: Final = (".yaml", ".yml")
+MAX_SPEC_BYTES: Final = 256 * 1024
+_SECRET_NAME: Final = re.compile(r"(?i)(^|_)(password|passwd|secret|token|api_?key|access_?key|credentials?)($|_)")
+_SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def spec_paths(folder: Path) -> list[Path]:
+    """The spec files of a folder, by name; empty if there is no such folder."""
+    return sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and not p.name.startswith(("_", ".")))
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """One spec, checked.
+
+    Raises:
+        SpecError: with every problem found in the file.
+    """
+    document = _read_yaml(path)
+    problems = list(_secrets(path.name, document, ()))
+    try:
+        spec = ModelSpec.model_validate(document)
+    except ValidationError as error:
+        hidden = {problem.field for problem in problems}
+        found = (_problem(path.name, detail) for detail in error.errors(include_url=False))
+        raise SpecError([*problems, *(problem for problem in found if problem.field not in hidden)]) from None
+    if spec.name != path.stem:
+        problems.append(SpecProblem(path.name, "name", repr(spec.name), f"must be the file's own name, {path.stem!r}"))
+    if problems:
+        raise SpecError(problems)
+    return spec
+
+
+def load_model(folder: Path, name: str) -> ModelSpec:
+    """The spec of the model `name`.
+
+    Raises:
+        UnknownModelError: no file of that name in the folder.
+        SpecError: the file is not a valid spec.
+    """
+    for suffix in SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.is_file():
+            return load_spec(path)
+    known = ", ".join(path.stem for path in spec_paths(folder)) or "none"
+    raise UnknownModelError(f"no spec for model {name!r} in {folder}; known models: {known}")
+
+
+def suite_path(folder: Path, spec: ModelSpec) -> Path:
+    """Where the spec's expectation suite lies: beside the spec, else in `expectations/` beside the spec's folder.
+
+    Raises:
+        SpecError: in neither place.
+    """
+    candidates = (folder / spec.validation.suite, folder.parent / "expectations" / spec.validation.suite)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    places = " or ".join(str(candidate) for candidate in candidates)
+    problem = SpecProblem(f"{spec.name}.yaml", "validation.suite", repr(spec.validation.suite), f"no file at {places}")
+    raise SpecError([problem])
+
+
+def load_suite(folder: Path, spec: ModelSpec) -> dict[str, Any]:
+    """The expectation suite as a JSON object with a list `expectations`.
+
+    Raises:
+        SpecError: no such file, no JSON, or not the shape of a suite.
+    """
+    path = suite_path(folder, spec)
+    try:
+        suite = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise SpecError([SpecProblem(path.name, "(file)", "", f"must be readable JSON: {error}")]) from error
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list) or not suite["expectations"]:
+        raise SpecError([SpecProblem(path.name, "expectations", "", "must be a list with at least one expectation")])
+    return suite
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a spec file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Perennial model spec",
+        **ModelSpec.model_json_schema(),
+    }
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            limit = f"a spec has at most {MAX_SPEC_BYTES} bytes"
+            raise SpecError([SpecProblem(path.name, "(file)", f"{path.stat().st_size} bytes", limit)])
+        with path.open(encoding="utf-8") as stream:
+            document = yaml.load(stream, Loader=_LOADER)  # noqa: S506 - a SafeLoader, in C where there is one
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError([SpecProblem(path.name, "(file)", "", f"must be readable YAML: {error}")]) from error
+    if not isinstance(document, dict):
+        allowed = "must be a mapping of fields, starting with `name:`"
+        raise SpecError([SpecProblem(path.name, "(file)", type(document).__name__, allowed)])
+    return document
+
+
+def _problem(file: str, detail: ErrorDetails) -> SpecProblem:
+    field = ".".join(str(part) for part in detail["loc"]) or "(whole spec)"
+    if detail["type"] == "missing":
+        return SpecProblem(file, field, "(missing)", "this field is required")
+    value = _short(detail["input"])
+    if detail["type"] == "extra_forbidden":
+        return SpecProblem(file, field, value, "there is no such field")
+    return SpecProblem(file, field, value, detail["msg"].removeprefix("Value error, "))
+
+
+def _short(value: Any) -> str:
+    text = type(value).__name__ if isinstance(value, ModelSpec) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _secrets(file: str, node: Any, where: tuple[str, ...]) -> Iterator[SpecProblem]:
+    """Fields that look like secrets. Their values are never repeated in the message (invariant 12)."""
+    allowed = "secrets have no place in a spec; use an Airflow connection or the environment"
+    if isinstance(node, dict):
+        for key, value in node.items():
+            inner = (*where, str(key))
+            if _SECRET_NAME.search(str(key)):
+                yield SpecProblem(file, ".".join(inner), "(hidden)", allowed)
+            else:
+                yield from _secrets(file, value, inner)
+    elif isinstance(node, list):
+        for position, value in enumerate(node):
+            yield from _secrets(file, value, (*where, str(position)))
+    elif isinstance(node, str) and _SECRET_VALUE.search(node):
+        yield SpecProblem(file, ".".join(where), "(hidden)", allowed)
