@@ -69,4 +69,5 @@ class LedgerEntry:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`; unknown fields of later versions are left out."""
         known = {name: values[name] for name in (f.name for f in fields(cls)) if name in values}
-        return cls(**{**known, "recorded_at": parse_time(str(values["recorded_at"]))})
+        reasons = tuple(values.get("reasons", ()))
+        return cls(**{**known, "recorded_at": parse_time(str(values["recorded_at"])), "reasons": reasons})
