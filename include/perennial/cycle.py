@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,55 +24,59 @@ from perennial.spec import ModelSpec, load_suite
 from perennial.stages.estimator import code_version, make_importable
 
 T = TypeVar("T", bound=Reference)
+_log = logging.getLogger(__name__)
 
 
 def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> SnapshotRef:
     """Freeze the landed data; `nothing_new_since` is set when this very training was judged before."""
     from perennial.stages.snapshot import take_snapshot
 
-    return take_snapshot(
-        spec,
-        request,
-        store=runtime.store,
-        root=runtime.root,
-        ledger=runtime.ledger,
-        clock=runtime.clock,
-        code_version=code_version(spec, runtime.import_roots),
-    )
+    with _timed(spec, request, "snapshot"):
+        return take_snapshot(
+            spec,
+            request,
+            store=runtime.store,
+            root=runtime.root,
+            ledger=runtime.ledger,
+            clock=runtime.clock,
+            code_version=code_version(spec, runtime.import_roots),
+        )
 
 
 def validate(runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef) -> ValidationRef:
     """Check the data. BadDataError comes after the evidence was published and the refusal recorded."""
     from perennial.stages.validate import validate_data
 
-    return validate_data(
-        spec,
-        request,
-        snapshot,
-        store=runtime.store,
-        root=runtime.root,
-        ledger=runtime.ledger,
-        registry=runtime.registry,
-        clock=runtime.clock,
-        validator=runtime.validator,
-        suite=load_suite(runtime.specs, spec),
-    )
+    with _timed(spec, request, "validate"):
+        return validate_data(
+            spec,
+            request,
+            snapshot,
+            store=runtime.store,
+            root=runtime.root,
+            ledger=runtime.ledger,
+            registry=runtime.registry,
+            clock=runtime.clock,
+            validator=runtime.validator,
+            suite=load_suite(runtime.specs, spec),
+        )
 
 
 def train(runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef) -> ModelRef:
     """Fit the challenger, or find it."""
     from perennial.stages.train import train_challenger
 
-    return train_challenger(
-        spec,
-        request,
-        snapshot,
-        store=runtime.store,
-        root=runtime.root,
-        registry=runtime.registry,
-        import_roots=runtime.import_roots,
-        code_version=code_version(spec, runtime.import_roots),
-    )
+    with _timed(spec, request, "train"):
+        return train_challenger(
+            spec,
+            request,
+            snapshot,
+            store=runtime.store,
+            root=runtime.root,
+            registry=runtime.registry,
+            import_roots=runtime.import_roots,
+            code_version=code_version(spec, runtime.import_roots),
+        )
 
 
 def evaluate(
@@ -79,9 +86,10 @@ def evaluate(
     from perennial.stages.evaluate import evaluate_models
 
     make_importable(runtime.import_roots)
-    return evaluate_models(
-        spec, request, snapshot, model, store=runtime.store, root=runtime.root, registry=runtime.registry
-    )
+    with _timed(spec, request, "evaluate"):
+        return evaluate_models(
+            spec, request, snapshot, model, store=runtime.store, root=runtime.root, registry=runtime.registry
+        )
 
 
 def decide(
@@ -90,19 +98,20 @@ def decide(
     """Judge, and note the verdict at the training's run in MLflow."""
     from perennial.stages.decide import decide_promotion
 
-    decision = decide_promotion(
-        spec,
-        request,
-        evaluation,
-        store=runtime.store,
-        root=runtime.root,
-        run_url=runtime.registry.run_url(model.run_id),
-    )
-    runtime.registry.annotate(
-        model.run_id,
-        metrics={},
-        tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
-    )
+    with _timed(spec, request, "decide"):
+        decision = decide_promotion(
+            spec,
+            request,
+            evaluation,
+            store=runtime.store,
+            root=runtime.root,
+            run_url=runtime.registry.run_url(model.run_id),
+        )
+        runtime.registry.annotate(
+            model.run_id,
+            metrics={},
+            tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
+        )
     return decision
 
 
@@ -118,18 +127,19 @@ def promote(
     """Carry the verdict out, whatever it is, and record it."""
     from perennial.stages.promote import carry_out
 
-    return carry_out(
-        spec,
-        request,
-        snapshot=snapshot,
-        model=model,
-        evaluation=evaluation,
-        decision=decision,
-        store=runtime.store,
-        registry=runtime.registry,
-        ledger=runtime.ledger,
-        clock=runtime.clock,
-    )
+    with _timed(spec, request, "promote"):
+        return carry_out(
+            spec,
+            request,
+            snapshot=snapshot,
+            model=model,
+            evaluation=evaluation,
+            decision=decision,
+            store=runtime.store,
+            registry=runtime.registry,
+            ledger=runtime.ledger,
+            clock=runtime.clock,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,3 +189,11 @@ def run_cycle(
         decision=decision,
         promotion=promotion,
     )
+
+
+@contextmanager
+def _timed(spec: ModelSpec, request: RunRequest, stage: str) -> Iterator[None]:
+    """Log what a stage itself took, so that what Airflow adds to it can be told apart."""
+    began = time.perf_counter()
+    yield
+    _log.info("%s %s: stage %s took %.3f s", spec.name, request.run_id, stage, time.perf_counter() - began)

@@ -51,8 +51,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def download(self, uri: str, path: Path) -> None:
-        """Stream the object into a local file, in parts; memory stays flat."""
+    def download(self, uri: str, path: Path) -> ObjectInfo:
+        """Stream the object into a local file, in parts; memory stays flat.
+
+        Returns the facts of the bytes downloaded, also if the object was replaced since it was listed.
+        """
         ...
 
     def upload(self, path: Path, uri: str, *, content_type: str) -> None:

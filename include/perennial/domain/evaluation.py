@@ -59,6 +59,11 @@ class EvaluationResult:
     """`ModelRef.to_dict()`."""
     champion: Mapping[str, Any] | None
     """`ModelRef.to_dict()` of the champion."""
+    defects: tuple[str, ...] = ()
+    """What is wrong with the challenger itself, a sentence each (scores that are not finite, one score for every row).
+    Any of them forbids a promotion, whatever the numbers say."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know, a sentence each (labels missing, replicates undefined)."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -78,4 +83,5 @@ class EvaluationResult:
         }
         slices = tuple(SliceResult(**given) for given in values["slices"])
         start, end = values["holdout"]
-        return cls(**{**values, "comparisons": comparisons, "slices": slices, "holdout": (start, end)})
+        texts = {name: tuple(values.get(name, ())) for name in ("defects", "notes")}
+        return cls(**{**values, "comparisons": comparisons, "slices": slices, "holdout": (start, end), **texts})

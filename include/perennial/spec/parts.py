@@ -158,13 +158,28 @@ class DriftTrigger(SpecPart):
     max_runs_per_day: Annotated[int, Field(ge=1, le=288)] = 4
 
 
+class NewDataTrigger(SpecPart):
+    """When landed files start a run."""
+
+    quiet: Duration = timedelta(seconds=30)
+    """Files often land in groups; a run starts once nothing has landed for this long."""
+
+
 class Triggers(SpecPart):
     """What starts a run by itself; a person may always."""
 
     schedule: str | None = None
     """Cron expression of five fields, in UTC."""
-    on_new_data: bool = False
+    on_new_data: bool | NewDataTrigger = False
+    """`true` stands for `{quiet: 30s}`."""
     on_drift: DriftTrigger | None = None
+
+    @property
+    def new_data(self) -> NewDataTrigger | None:
+        """The trigger on landed files, or None if there is none."""
+        if isinstance(self.on_new_data, NewDataTrigger):
+            return self.on_new_data
+        return NewDataTrigger() if self.on_new_data else None
 
     @field_validator("schedule")
     @classmethod

@@ -1,0 +1,48 @@
+"""Numbers in sentences: as many digits as it takes to tell them apart, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+_MOST: Final = 8
+
+
+def digits_for(values: Sequence[float | None], *, apart_from: float | None = None, least: int = 3) -> int:
+    """Decimals with which the values can be told from each other, and from `apart_from`, by eye; at most 8.
+
+    `least` decimals (fewer for values of 100 and more), more until the values' spread shows two digits, and more until
+    none of them looks like `apart_from` without being equal to it.
+    """
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    largest = max((abs(value) for value in there), default=0.0)
+    digits = max(0, least - max(0, math.floor(math.log10(largest)) - 1)) if largest > 0 else least
+    spread = max(there) - min(there) if there else 0.0
+    if spread > 0:
+        digits = max(digits, min(_MOST, 1 - math.floor(math.log10(spread))))
+    if apart_from is None:
+        return digits
+    while digits < _MOST and any(v != apart_from and round(v, digits) == round(apart_from, digits) for v in there):
+        digits += 1
+    return digits
+
+
+def number(value: float | None, digits: int, *, sign: bool = False) -> str:
+    """The value with that many decimals, thousands separated; `not available` for None and what is not finite."""
+    if value is None or not math.isfinite(value):
+        return "not available"
+    if round(value, digits) == 0:
+        value = 0.0
+    return f"{value:{'+' if sign else ''},.{digits}f}"
+
+
+def plain(value: float) -> str:
+    """A limit as its owner wrote it: the shortest text, without an exponent where that is readable."""
+    text = repr(float(value)).removesuffix(".0")
+    return f"{value:.12f}".rstrip("0") if 1e-9 <= abs(value) < 1e-4 else text
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,358 @@
+"""One suite for every object store: the folder that tests use, S3 as moto plays it, and S3 as rclone serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from tests.contract.s3_servers import SECRET_KEY, Server, answer, moto_server, rclone_server
+
+from perennial.adapters.s3 import PART_BYTES, S3Store
+from perennial.errors import NotFoundError, StoreUnavailableError, TerminalError
+from perennial.ports import ObjectStore
+from perennial.testing import FolderStore
+
+TEXT = "text/plain"
+BIG_BYTES = 20 * 1024 * 1024
+ODD_KEYS = ("a b+c&d=1.txt", "month=1/ümlaut %20.txt", "q'(1)!~*.txt", 'say "x" <y>.txt')
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running: Server = request.getfixturevalue(f"{request.param}_running")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
+    yield running
+    running.before_send.clear()
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest) -> str:
+    return "t" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+
+
+@pytest.fixture(params=["folder", "moto", "rclone"])
+def store(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        folder = FolderStore(tmp_path / "store")
+        folder.add_bucket(bucket)
+        return folder
+    return _s3_store(request.getfixturevalue(f"{request.param}_running"), bucket)
+
+
+@pytest.fixture(scope="module")
+def moto_running() -> Iterator[Server]:
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def rclone_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+def _s3_store(server: Server, bucket: str) -> S3Store:
+    server.add_bucket(bucket)
+    return server.store(page_size=3)
+
+
+# What every store does.
+
+
+def test_written_object_reads_back(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/a/b.txt"
+    assert store.write(uri, b"0123456789", content_type=TEXT) is True
+    assert store.read(uri) == b"0123456789"
+    assert store.read(uri, start=2, end=5) == b"234"
+    assert store.read(uri, start=7) == b"789"
+    assert store.read(uri, start=8, end=99) == b"89"
+    assert store.read(uri, start=10, end=20) == b""
+    assert store.read(uri, start=4, end=4) == b""
+
+
+def test_overwritten_object_has_another_etag(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/a.txt"
+    store.write(uri, b"one", content_type=TEXT)
+    before = store.head(uri)
+    store.write(uri, b"two", content_type=TEXT)
+    after = store.head(uri)
+    assert before is not None
+    assert after is not None
+    assert before.etag != after.etag
+    assert store.read(uri) == b"two"
+
+
+def test_head_and_listing_agree(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/a.txt"
+    store.write(uri, b"hello", content_type=TEXT)
+    head = store.head(uri)
+    (listed,) = store.list(f"s3://{bucket}/")
+    assert head is not None
+    assert (
+        (head.uri, head.size_bytes, head.etag)
+        == (listed.uri, listed.size_bytes, listed.etag)
+        == (
+            uri,
+            5,
+            "5d41402abc4b2a76b9719d911017c592",
+        )
+    )
+    assert head.modified.tzinfo is not None
+    assert listed.modified.tzinfo is not None
+
+
+def test_listing_of_many_pages_has_every_object_once_by_key(store: ObjectStore, bucket: str) -> None:
+    keys = [f"in/{n:02d}.txt" for n in range(11)] + ["in/0-x.txt", "in/0/x.txt", "in/00/x.txt", "in/Z.txt"]
+    for key in [*keys, "out/a.txt", "into.txt"]:
+        store.write(f"s3://{bucket}/{key}", b"x", content_type=TEXT)
+    assert [info.uri for info in store.list(f"s3://{bucket}/in/")] == [f"s3://{bucket}/{key}" for key in sorted(keys)]
+    assert len(list(store.list(f"s3://{bucket}/"))) == len(keys) + 2
+
+
+def test_prefix_need_not_end_at_a_folder(store: ObjectStore, bucket: str) -> None:
+    for key in ("2013-01/a", "2013-02/a", "2014-01/a"):
+        store.write(f"s3://{bucket}/{key}", b"x", content_type=TEXT)
+    assert len(list(store.list(f"s3://{bucket}/2013-"))) == 2
+    assert list(store.list(f"s3://{bucket}/2015-")) == []
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_odd_key_is_listed_as_it_was_written(store: ObjectStore, bucket: str, key: str) -> None:
+    uri = f"s3://{bucket}/odd/{key}"
+    store.write(uri, b"x", content_type=TEXT)
+    assert [info.uri for info in store.list(f"s3://{bucket}/odd/")] == [uri]
+    assert store.read(uri) == b"x"
+    filesystem, path = store.arrow(uri)
+    with filesystem.open_input_stream(path) as stream:
+        assert stream.read() == b"x"
+
+
+def test_write_if_absent_keeps_what_is_there(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/once.txt"
+    assert store.write(uri, b"first", content_type=TEXT, if_absent=True) is True
+    assert store.write(uri, b"second", content_type=TEXT, if_absent=True) is False
+    assert store.read(uri) == b"first"
+
+
+@pytest.mark.parametrize("size_bytes", [0, 5, BIG_BYTES])
+def test_uploaded_file_downloads_with_the_same_digest(
+    store: ObjectStore, bucket: str, tmp_path: Path, size_bytes: int
+) -> None:
+    source, target, uri = tmp_path / "source", tmp_path / "new" / "target", f"s3://{bucket}/file.bin"
+    source.write_bytes(os.urandom(size_bytes))
+    store.upload(source, uri, content_type="application/octet-stream")
+    facts = store.download(uri, target)
+    assert _sha256(target) == _sha256(source)
+    head = store.head(uri)
+    assert head is not None
+    assert (facts.etag, facts.size_bytes) == (head.etag, size_bytes)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_arrow_reads_the_same_bytes(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/deep/er/a.bin"
+    store.write(uri, b"0123456789", content_type=TEXT)
+    filesystem, path = store.arrow(uri)
+    with filesystem.open_input_file(path) as file:
+        assert file.size() == 10
+        file.seek(4)
+        assert file.read(3) == b"456"
+
+
+def test_missing_object_is_not_found(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{bucket}/none.txt"
+    assert store.head(uri) is None
+    assert list(store.list(f"s3://{bucket}/none/")) == []
+    with pytest.raises(NotFoundError, match=r"none\.txt"):
+        store.read(uri)
+    with pytest.raises(NotFoundError, match=r"none\.txt"):
+        store.download(uri, tmp_path / "x")
+    assert list(tmp_path.glob("x*")) == []
+    filesystem, path = store.arrow(uri)
+    with pytest.raises(FileNotFoundError):
+        filesystem.open_input_stream(path).read()
+
+
+def test_missing_bucket_is_not_found(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}-none/a.txt"
+    with pytest.raises(NotFoundError, match="bucket"):
+        list(store.list(f"s3://{bucket}-none/"))
+    with pytest.raises(NotFoundError):
+        store.read(uri)
+    with pytest.raises(NotFoundError, match="bucket"):
+        store.write(uri, b"x", content_type=TEXT)
+    assert store.head(uri) is None
+
+
+@pytest.mark.parametrize("uri", ["a/b.txt", "http://bucket/a", "s3://bucket", "s3:///a"])
+def test_uri_of_another_shape_is_refused(store: ObjectStore, uri: str) -> None:
+    with pytest.raises(TerminalError, match="expected s3://bucket/key"):
+        store.read(uri)
+
+
+# What only S3 can get wrong.
+
+
+def test_folder_marker_is_not_listed(moto_running: Server, bucket: str) -> None:
+    # rclone keeps markers as plain files, so there is nothing to tell them by.
+    store = _s3_store(moto_running, bucket)
+    for key in ("in/", "in/sub/", "in/sub/a.txt"):
+        store.write(f"s3://{bucket}/{key}", b"", content_type=TEXT)
+    assert [info.uri for info in store.list(f"s3://{bucket}/in/")] == [f"s3://{bucket}/in/sub/a.txt"]
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "InternalError", ""])
+def test_server_error_twice_is_retried(server: Server, bucket: str, code: str) -> None:
+    store = _s3_store(server, bucket)
+    uri = f"s3://{bucket}/a.txt"
+    left = []
+
+    def fault(request: Any) -> AWSResponse | None:
+        return answer(request, 503, code) if left and left.pop() else None
+
+    server.before_send.append(fault)
+    for call in (
+        lambda: store.write(uri, b"x", content_type=TEXT),
+        lambda: store.read(uri),
+        lambda: list(store.list(f"s3://{bucket}/")),
+        lambda: store.head(uri),
+    ):
+        left[:] = [True, True]
+        assert call()
+        assert not left
+
+
+def test_server_error_that_stays_is_unavailable(server: Server, bucket: str, tmp_path: Path) -> None:
+    store = _s3_store(server, bucket)
+    uri = f"s3://{bucket}/a.txt"
+    big = tmp_path / "big"
+    big.write_bytes(b"\0" * (PART_BYTES + 1))
+    server.before_send.append(lambda request: answer(request, 503, "SlowDown"))
+    for call in (
+        lambda: store.write(uri, b"x", content_type=TEXT, if_absent=True),
+        lambda: store.read(uri),
+        lambda: store.head(uri),
+        lambda: list(store.list(f"s3://{bucket}/")),
+        lambda: store.download(uri, tmp_path / "x"),
+        lambda: store.upload(big, uri, content_type=TEXT),
+    ):
+        with pytest.raises(StoreUnavailableError, match="503"):
+            call()
+
+
+def test_nobody_listening_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        store = Server(f"http://127.0.0.1:{probe.getsockname()[1]}").store()
+        with pytest.raises(StoreUnavailableError, match="did not answer"):
+            store.read("s3://bucket/a")
+
+
+def test_store_that_rejects_the_condition_is_written_without_it(server: Server, bucket: str) -> None:
+    store = _s3_store(server, bucket)
+    uri = f"s3://{bucket}/a.txt"
+
+    def fault(request: Any) -> AWSResponse | None:
+        return answer(request, 501, "NotImplemented") if "If-None-Match" in request.headers else None
+
+    server.before_send.append(fault)
+    assert store.write(uri, b"first", content_type=TEXT, if_absent=True) is True
+    assert store.write(uri, b"second", content_type=TEXT, if_absent=True) is False
+    assert store.read(uri) == b"first"
+
+
+def test_writer_that_came_between_is_not_overwritten(moto_running: Server, bucket: str) -> None:
+    # rclone ignores the condition.
+    store = _s3_store(moto_running, bucket)
+    uri = f"s3://{bucket}/a.txt"
+    store.write(uri, b"first", content_type=TEXT)
+    moto_running.before_send.append(lambda request: answer(request, 404, "") if request.method == "HEAD" else None)
+    try:
+        assert store.write(uri, b"second", content_type=TEXT, if_absent=True) is False
+    finally:
+        moto_running.before_send.clear()
+    assert store.read(uri) == b"first"
+
+
+def test_object_replaced_while_it_is_downloaded_is_tried_again_later(
+    server: Server, bucket: str, tmp_path: Path
+) -> None:
+    store = _s3_store(server, bucket)
+    uri = f"s3://{bucket}/big.bin"
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"1" * BIG_BYTES)
+    second.write_bytes(b"2" * BIG_BYTES)
+    store.upload(first, uri, content_type=TEXT)
+    writer = server.store()
+    ranges: list[str] = []
+
+    def replace(request: Any) -> AWSResponse | None:
+        if request.method == "GET" and "Range" in request.headers:
+            ranges.append(request.headers["Range"])
+            if len(ranges) == 1:
+                server.before_send.clear()
+                writer.upload(second, uri, content_type=TEXT)
+        return None
+
+    server.before_send.append(replace)
+    with pytest.raises(StoreUnavailableError, match="replaced"):
+        store.download(uri, tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+    store.download(uri, tmp_path / "got")
+    assert _sha256(tmp_path / "got") == _sha256(second)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "SignatureDoesNotMatch"])
+def test_denied_access_tells_the_next_step(server: Server, bucket: str, code: str) -> None:
+    store = _s3_store(server, bucket)
+    server.before_send.append(lambda request: answer(request, 403, code))
+    with pytest.raises(TerminalError, match=r"credentials") as caught:
+        store.read(f"s3://{bucket}/a.txt")
+    assert not isinstance(caught.value, NotFoundError)
+    assert SECRET_KEY not in str(caught.value)
+
+
+def test_unknown_access_key_is_refused(rclone_running: Server, bucket: str) -> None:
+    # moto takes any key.
+    rclone_running.add_bucket(bucket)
+    with pytest.raises(TerminalError, match="does not know this access key"):
+        list(rclone_running.store(access_key="nobody").list(f"s3://{bucket}/"))
+
+
+def test_store_used_before_a_fork_works_in_the_child(server: Server, bucket: str) -> None:
+    store = _s3_store(server, bucket)
+    uri = f"s3://{bucket}/a.txt"
+    store.write(uri, b"parent", content_type=TEXT)
+
+    def child() -> None:
+        store.write(uri, store.read(uri) + b" and child", content_type=TEXT)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert store.read(uri) == b"parent and child"
+
+
+def test_making_a_store_connects_to_nothing_and_loads_no_arrow() -> None:
+    program = (
+        "import sys; from perennial.adapters.s3 import S3Store; "
+        "S3Store.from_session(None, 'http://127.0.0.1:1'); assert 'pyarrow' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

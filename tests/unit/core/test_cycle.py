@@ -1,0 +1,208 @@
+"""Whole cycles in one process, on fakes: what each kind of night comes to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perennial import cycle
+from perennial.errors import BadDataError, NoDataError, RequestError, SpecError
+from perennial.spec.model import ModelSpec
+from perennial.stages.estimator import build_estimator, code_version
+from perennial.stages.frames import load_manifest, read_frame
+from perennial.testing.registry import MemoryRegistry
+from tests.unit.core.world import LANDING, SPEC, TOY, World, day_frame
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_first_challenger_above_the_floors_becomes_champion(world: World) -> None:
+    world.land(range(28))
+    result = world.run()
+    assert result.promotion is not None
+    assert result.promotion.promoted
+    assert world.outcomes() == [("PROMOTE", "1")]
+
+
+def test_second_run_on_the_same_data_ends_as_nothing_new(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    result = world.run()
+    assert result.snapshot.nothing_new_since is not None
+    assert result.promotion is None
+    assert world.outcomes() == [("PROMOTE", "1"), ("nothing_new", "1")]
+
+
+def test_forced_run_on_the_same_data_finds_the_model_and_judges_again(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    result = world.run(force=True)
+    assert isinstance(world.registry, MemoryRegistry)
+    assert len(world.registry.trainings) == 1
+    assert result.promotion is not None
+    assert not result.promotion.promoted
+    assert world.outcomes()[-1][1] == "1"
+
+
+def test_more_of_the_same_data_keeps_the_champion(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    world.land(range(28, 35))
+    result = world.run()
+    assert result.promotion is not None
+    assert not result.promotion.promoted
+    assert world.outcomes()[-1][0] in {"REJECT", "INCONCLUSIVE"}
+    assert world.outcomes()[-1][1] == "1"
+
+
+def test_challenger_that_saw_the_change_replaces_the_champion(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    world.land(range(28, 56), sign=-1.0)
+    world.run()
+    assert world.outcomes() == [("PROMOTE", "1"), ("PROMOTE", "2")]
+
+
+def test_bad_data_stops_the_run_with_its_evidence_and_the_champion_stays(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    bad = day_frame(28)
+    bad.loc[3:5, "x"] = np.nan
+    path = world.folder / "bucket/landing/toy/day=028.parquet"
+    bad.to_parquet(path, index=False)
+    with pytest.raises(BadDataError, match="expect_column_values_to_not_be_null"):
+        world.run()
+    entry = world.runtime.ledger.entries("toy")[-1]
+    assert (entry.kind, entry.champion_before, entry.champion_after) == ("refused", "1", "1")
+    assert entry.page_uri is not None
+    assert world.store.read(entry.page_uri).startswith(b"<!doctype html>")
+
+
+def test_file_that_is_no_parquet_is_refused_with_its_name(world: World) -> None:
+    world.land(range(28))
+    world.store.write(f"{LANDING}notes.txt", b"hello", content_type="text/plain")
+    with pytest.raises(BadDataError, match=r"notes\.txt"):
+        world.run()
+
+
+def test_every_stage_run_twice_gives_the_same_reference(world: World) -> None:
+    world.land(range(28))
+    runtime, spec, request = world.runtime, world.spec, world.request()
+
+    def both() -> list[object]:
+        snapshot = cycle.snapshot(runtime, spec, request)
+        validation = cycle.validate(runtime, spec, request, snapshot)
+        model = cycle.train(runtime, spec, request, snapshot)
+        evaluation = cycle.evaluate(runtime, spec, request, snapshot, model)
+        decision = cycle.decide(runtime, spec, request, evaluation, model)
+        return [snapshot, validation, model, evaluation, decision]
+
+    assert both() == both()
+
+
+def test_fresh_training_of_a_fingerprint_predicts_exactly_the_same(tmp_path: Path) -> None:
+    def scores(world: World) -> tuple[str, np.ndarray]:
+        world.land(range(28))
+        result = world.run()
+        assert result.model is not None
+        manifest = load_manifest(world.store, result.snapshot)
+        holdout = read_frame(world.store, manifest, ("x", "z"), manifest.windows.holdout, time_column="at")
+        return result.model.fingerprint, world.registry.load(result.model).predict_proba(holdout)
+
+    (first, here), (second, there) = scores(World(tmp_path / "a")), scores(World(tmp_path / "b"))
+    assert first == second
+    np.testing.assert_array_equal(here, there)
+
+
+def test_other_seed_parameter_or_data_gives_another_fingerprint(world: World) -> None:
+    world.land(range(28))
+    first = world.run()
+    other_params = world.run(params={"depth": 2})
+    world.spec = ModelSpec.model_validate({**SPEC, "training": {**SPEC["training"], "seed": 8}})  # type: ignore[dict-item]
+    other_seed = world.run()
+    world.land(range(28, 29))
+    other_data = world.run()
+    fingerprints = {r.model.fingerprint for r in (first, other_params, other_seed, other_data) if r.model}
+    assert len(fingerprints) == 4
+
+
+def test_parameter_that_the_spec_does_not_declare_is_refused_before_anything_is_written(world: World) -> None:
+    world.land(range(28))
+    with pytest.raises(RequestError, match="declared: depth"):
+        world.run(params={"dept": 2})
+    assert world.outcomes() == []
+
+
+def test_empty_landing_zone_is_told_as_such(world: World) -> None:
+    with pytest.raises(NoDataError, match=r"landing"):
+        world.run()
+
+
+def test_training_rows_are_those_of_the_window_only(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    assert isinstance(world.registry, MemoryRegistry)
+    (training,) = world.registry.trainings
+    rows = pd.concat([day_frame(day) for day in range(28)])
+    inside = rows[(rows["at"] >= training.training_start) & (rows["at"] < training.training_end)]
+    assert training.dataset_rows == len(inside)
+    assert 0 < len(inside) < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        ("nowhere.at_all:build", "no module 'nowhere'"),
+        ("toy_churn:missing", "has no function missing"),
+        ("toy_churn:broken", "has no fit"),
+    ],
+)
+def test_function_that_gives_no_estimator_is_told_with_field_and_value(world: World, estimator: str, message: str) -> None:
+    world.land(range(28))
+    training = world.spec.training.model_copy(update={"estimator": estimator})
+    world.spec = world.spec.model_copy(update={"training": training})
+    with pytest.raises(SpecError, match=message) as caught:
+        world.run()
+    assert caught.value.problems[0].field == "training.estimator"
+
+
+def test_function_that_refuses_its_parameters_is_told_with_the_call(world: World) -> None:
+    spec = world.spec.model_copy(update={"training": world.spec.training.model_copy(update={"params": {"deep": 1}})})
+    with pytest.raises(SpecError, match=r"called with random_state=7, deep=1"):
+        build_estimator(spec, {"deep": 1}, (TOY,))
+
+
+def test_code_version_changes_with_any_source_of_the_package(world: World, tmp_path: Path) -> None:
+    package = tmp_path / "own_code"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "training.py").write_text("def build(**_): ...\n", encoding="utf-8")
+    training = world.spec.training.model_copy(update={"estimator": "own_code.training:build"})
+    spec = world.spec.model_copy(update={"training": training})
+    before = code_version(spec, (tmp_path,))
+    assert code_version(spec, (tmp_path,)) == before
+    (package / "features.py").write_text("SCALE = 2\n", encoding="utf-8")
+    assert code_version(spec, (tmp_path,)) != before
+
+
+def test_champion_moved_by_hand_between_decision_and_promotion_is_left_alone(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    world.land(range(28, 56), sign=-1.0)
+    runtime, spec, request = world.runtime, world.spec, world.request()
+    snapshot = cycle.snapshot(runtime, spec, request)
+    model = cycle.train(runtime, spec, request, snapshot)
+    evaluation = cycle.evaluate(runtime, spec, request, snapshot, model)
+    decision = cycle.decide(runtime, spec, request, evaluation, model)
+    assert decision.verdict == "PROMOTE"
+    by_hand = replace(model, digest="somebody else's")
+    runtime.registry.point_alias("toy", "champion", runtime.registry.register("toy", by_hand, {}))
+    with pytest.raises(Exception, match="the alias now names version 2"):
+        cycle.promote(runtime, spec, request, snapshot, model, evaluation, decision)
