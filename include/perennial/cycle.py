@@ -38,6 +38,7 @@ def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> Snapshot
             store=runtime.store,
             root=runtime.root,
             ledger=runtime.ledger,
+            registry=runtime.registry,
             clock=runtime.clock,
             code_version=code_version(spec, runtime.import_roots),
         )

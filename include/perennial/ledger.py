@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from perennial.domain.fingerprint import canonical_json
-from perennial.domain.ledger_entry import LedgerEntry
+from perennial.domain.ledger_entry import LedgerEntry, training_mark
 from perennial.errors import IntegrityError, LedgerConflictError
 from perennial.ports import ObjectStore
 
@@ -42,15 +43,22 @@ class Ledger:
         Raises:
             IntegrityError: an entry cannot be read as one.
         """
-        uris = [info.uri for info in self._store.list(f"{self._root}/{model}/") if info.uri.endswith(".json")]
+        return self._read_all(self._uris(model))
+
+    def judged(self, model: str, fingerprint: str) -> LedgerEntry | None:
+        """The newest decision on a training of this fingerprint, or None. Opens no entry of another training."""
+        mark = f"-decision{training_mark(fingerprint)}-"
+        candidates = self._read_all([uri for uri in self._uris(model) if mark in uri])
+        decisions = [entry for entry in candidates if entry.fingerprint == fingerprint]
+        return decisions[-1] if decisions else None
+
+    def _uris(self, model: str) -> list[str]:
+        return [info.uri for info in self._store.list(f"{self._root}/{model}/") if info.uri.endswith(".json")]
+
+    def _read_all(self, uris: Sequence[str]) -> list[LedgerEntry]:
         with ThreadPoolExecutor(max_workers=16) as pool:
             entries = list(pool.map(self._read, uris))
         return sorted(entries, key=lambda entry: (entry.recorded_at, entry.key))
-
-    def judged(self, model: str, fingerprint: str) -> LedgerEntry | None:
-        """The newest decision on a training of this fingerprint, or None."""
-        decisions = (e for e in self.entries(model) if e.kind == "decision" and e.fingerprint == fingerprint)
-        return max(decisions, key=lambda entry: entry.recorded_at, default=None)
 
     def _read(self, uri: str) -> LedgerEntry:
         try:

@@ -58,9 +58,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
     command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_until_healthy(url, process)
         yield url, folder / "artifacts"
@@ -191,7 +189,7 @@ def test_type_that_nobody_vouched_for_is_refused_by_name(mlflow_server: tuple[st
 
 def test_server_that_is_down_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryUnavailableError, match="did not answer|could not"):
+    with pytest.raises(RegistryUnavailableError, match=r"did not answer|could not"):
         MlflowRegistry(f"http://127.0.0.1:{_free_port()}").champion("anything")
 
 

@@ -83,16 +83,11 @@ def code_of(error: ClientError) -> str:
 def _of_answer(error: ClientError, action: str, uri: str) -> PerennialError:
     status, code = status_of(error), code_of(error)
     told = f"cannot {action} {uri}: the store answered {status} {code}"
-    if code in _BUSY or status >= 500 or status == 429:
-        return StoreUnavailableError(f"{told} after retries")
     if status == 412:
         return StoreUnavailableError(f"{told}: the object was replaced meanwhile; try again")
-    if code == "NoSuchBucket":
-        return NotFoundError(f"{told}: there is no bucket {uri.split('/')[2]!r}; create it, or correct the uri")
-    if code in _NEXT_STEP:
-        return TerminalError(f"{told}: {_NEXT_STEP[code]}")
+    if code in _BUSY or status == 429 or (status >= 500 and status != 501):
+        return StoreUnavailableError(f"{told} after retries")
     if status == 404:
-        return NotFoundError(f"{told}: there is no such object")
-    if status == 403:
-        return TerminalError(f"{told}: {_DENIED}")
-    return TerminalError(f"{told}: {error}")
+        bucket = f"bucket {uri.split('/')[2]!r}; create it, or correct the uri"
+        return NotFoundError(f"{told}: there is no {bucket if code == 'NoSuchBucket' else 'such object'}")
+    return TerminalError(f"{told}: {_NEXT_STEP.get(code, _DENIED if status == 403 else error)}")

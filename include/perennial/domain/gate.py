@@ -71,11 +71,16 @@ def decide(gate: Gate, evaluation: EvaluationResult, *, primary: str) -> Decisio
         primary: the metric that the rule compares.
     """
     enough = tuple(_enough(gate, evaluation))
-    rules = (*enough, *_sound(evaluation), *_floors(gate, evaluation), *_against_champion(gate, evaluation, primary))
+    rules = (
+        *enough,
+        *_sound(evaluation),
+        *_floors(gate, evaluation, primary),
+        *_against_champion(gate, evaluation, primary),
+    )
     verdict = _verdict(enough, rules)
-    compared, floors = ([r for r in rules if r.name == name] for name in (gate.rule.kind, "floor"))
+    compared, floors, alone = ([r for r in rules if r.name == name] for name in (gate.rule.kind, "floor", "policy"))
     deciding = {
-        Verdict.PROMOTE: [*compared, *floors],
+        Verdict.PROMOTE: [*compared, *floors, *alone],
         Verdict.REJECT: [rule for rule in rules if rule.verdict is Outcome.FAIL],
         Verdict.INCONCLUSIVE: [rule for rule in rules if rule.verdict is not Outcome.PASS],
     }[verdict]
@@ -121,8 +126,8 @@ def _sound(evaluation: EvaluationResult) -> Iterator[RuleOutcome]:
         yield RuleOutcome(name="measured", n=evaluation.rows, verdict=Outcome.UNDECIDED, sentence=sentence)
 
 
-def _floors(gate: Gate, evaluation: EvaluationResult) -> Iterator[RuleOutcome]:
-    for name, limit in sorted(gate.floors.items()):
+def _floors(gate: Gate, evaluation: EvaluationResult, primary: str) -> Iterator[RuleOutcome]:
+    for name, limit in sorted(gate.floors.items(), key=lambda floor: (floor[0] != primary, floor[0])):
         found = evaluation.comparisons.get(name)
         estimate = found.challenger if found is not None and found.metric == name else _UNKNOWN
         verdict, sentence = _floor(name, limit, estimate.value)
@@ -152,12 +157,7 @@ def _floor(name: str, limit: float, value: float | None) -> tuple[Outcome, str]:
 
 def _against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) -> Iterator[RuleOutcome]:
     if not _has_champion(evaluation):
-        if not gate.floors:
-            sentence = (
-                "There is no champion to compare with, and the gate has no floors: an empty policy never promotes. "
-                "Add a floor to gate.floors in the spec."
-            )
-            yield RuleOutcome(name="policy", n=evaluation.rows, verdict=Outcome.UNDECIDED, sentence=sentence)
+        yield _without_champion(gate, evaluation)
         return
     comparison = evaluation.comparisons.get(primary)
     gap = comparison.difference if comparison is not None else None
@@ -174,6 +174,18 @@ def _against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) ->
         verdict=verdict,
         sentence=sentence,
     )
+
+
+def _without_champion(gate: Gate, evaluation: EvaluationResult) -> RuleOutcome:
+    if gate.floors:
+        verdict, sentence = Outcome.PASS, "There is no champion to compare with, so the gate's floors alone decide."
+    else:
+        verdict = Outcome.UNDECIDED
+        sentence = (
+            "There is no champion to compare with, and the gate has no floors: an empty policy never promotes. "
+            "Add a floor to gate.floors in the spec."
+        )
+    return RuleOutcome(name="policy", n=evaluation.rows, verdict=verdict, sentence=sentence)
 
 
 def _has_champion(evaluation: EvaluationResult) -> bool:
@@ -195,8 +207,8 @@ def _obstacle(gate: Gate, evaluation: EvaluationResult, primary: str) -> str | N
     asked = 2 * gate.rule.confidence - 1
     if not abs(evaluation.confidence - asked) <= SAME_CONFIDENCE:
         return (
-            f"The intervals have two-sided confidence {plain(evaluation.confidence)}, the gate's rule needs "
-            f"{plain(asked)}: the evaluation was made for another policy. Start a new run."
+            f"The intervals have two-sided confidence {plain(round(evaluation.confidence, 9))}, the gate's rule needs "
+            f"{plain(round(asked, 9))}: the evaluation was made for another policy. Start a new run."
         )
     for who, value in (("challenger", found.challenger.value), ("champion", found.champion.value)):
         if not _finite(value):

@@ -14,6 +14,11 @@ KINDS: Final = ("decision", "nothing_new", "refused")
 SCHEMA_VERSION: Final = 1
 
 
+def training_mark(fingerprint: str | None) -> str:
+    """Part of an entry's key: the beginning of the training's fingerprint, or nothing."""
+    return f"-{fingerprint[:16]}" if fingerprint else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
     """The outcome of one run. `decision`: judged; `nothing_new`: nothing to judge; `refused`: bad data stopped it."""
@@ -57,9 +62,9 @@ class LedgerEntry:
 
     @property
     def key(self) -> str:
-        """Name of the entry's object: sorts by as_of."""
+        """Name of the entry's object: sorts by as_of, and tells the training without opening it."""
         as_of = parse_time(str(self.request["as_of"]))
-        return f"{as_of:%Y%m%dT%H%M%SZ}-{self.kind}-{self.entry_id}.json"
+        return f"{as_of:%Y%m%dT%H%M%SZ}-{self.kind}{training_mark(self.fingerprint)}-{self.entry_id}.json"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

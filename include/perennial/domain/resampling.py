@@ -25,8 +25,8 @@ FEW_CLUSTERS: Final = 1000
 """Up to here the matrices over clusters are less work than cumulative sums over rows (measured)."""
 MAX_COUNTS: Final = 2**23
 """Largest (distinct scores of positives) x (clusters) for which average_precision keeps counts (64 MiB of float64)."""
-BLOCK_ELEMENTS: Final = 2**21
-"""Elements of the largest temporary array (16 MiB of float64): small enough for the cache, large enough for BLAS."""
+BLOCK_ELEMENTS: Final = 2**19
+"""Elements of a temporary array (4 MiB of float64): memory stays flat, and BLAS still has enough to chew on."""
 
 Codes = NDArray[np.intp]
 Resampled = Callable[[Floats], Floats]

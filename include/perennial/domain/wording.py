@@ -21,10 +21,9 @@ def digits_for(values: Sequence[float | None], *, apart_from: float | None = Non
     spread = max(there) - min(there) if there else 0.0
     if spread > 0:
         digits = max(digits, min(_MOST, 1 - math.floor(math.log10(spread))))
-    if apart_from is None:
-        return digits
-    while digits < _MOST and any(v != apart_from and round(v, digits) == round(apart_from, digits) for v in there):
-        digits += 1
+    for more in range(digits, _MOST + 1):
+        if apart_from is None or all(v == apart_from or round(v, more) != round(apart_from, more) for v in there):
+            return more
     return digits
 
 

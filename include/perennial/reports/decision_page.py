@@ -25,15 +25,15 @@ TONES: Final = {
     Outcome.FAIL: "bad",
     Outcome.UNDECIDED: "neutral",
 }
-MEANINGS: Final = {
-    Verdict.PROMOTE: "The challenger takes over.",
-    Verdict.REJECT: "The champion stays.",
-    Verdict.INCONCLUSIVE: "The evidence does not decide; the champion stays.",
+_MEANINGS: Final = {
+    Verdict.PROMOTE: "The challenger is to take over from champion version {0}.",
+    Verdict.REJECT: "Champion version {0} stays.",
+    Verdict.INCONCLUSIVE: "The evidence does not decide, so champion version {0} stays.",
 }
-_NO_CHAMPION: Final = {
-    Verdict.PROMOTE: "There was no champion; the challenger becomes the first.",
-    Verdict.REJECT: "There is no champion, and the challenger does not become one.",
-    Verdict.INCONCLUSIVE: "The evidence does not decide; there is still no champion.",
+_FIRST_MEANINGS: Final = {
+    Verdict.PROMOTE: "There was no champion; the challenger is to become the first.",
+    Verdict.REJECT: "There is no champion, and the challenger does not become the first.",
+    Verdict.INCONCLUSIVE: "The evidence does not decide, so there is still no champion.",
 }
 _RULES: Final = {
     "rows": "enough rows",
@@ -85,7 +85,6 @@ class SliceRow:
     challenger: str
     champion: str
     difference: str
-    tone: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +103,10 @@ def decision_page(
     reference: EvaluationRef,
     evaluation: EvaluationResult,
     decision: Decision,
-    summary: str,
     run_url: str | None,
 ) -> bytes:
     """HTML, UTF-8; the same inputs give the same bytes."""
-    meanings = MEANINGS if evaluation.champion_version is not None else _NO_CHAMPION
+    meanings = _MEANINGS if evaluation.champion_version is not None else _FIRST_MEANINGS
     return render(
         "decision.html.j2",
         spec=spec,
@@ -116,8 +114,7 @@ def decision_page(
         reference=reference,
         evaluation=evaluation,
         decision=decision,
-        summary=summary,
-        meaning=meanings[decision.verdict],
+        meaning=meanings[decision.verdict].format(evaluation.champion_version),
         tone=TONES[decision.verdict],
         rules=[_rule_row(rule) for rule in decision.rules],
         metrics=[_metric_row(spec, evaluation, decision, name) for name in _ordered(spec, evaluation)],
@@ -167,11 +164,12 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
     digits = digits_for([gap.low, gap.value, gap.high]) if gap is not None else _digits(found.challenger)
     digits = max(digits, 3 if abs(found.challenger.value or 0) < 100 else 1)
     drawn = gap if gap is not None else found.challenger
+    lines = _lines(spec, decision, found)
     plot = interval_plot(
         drawn.value,
         drawn.low,
         drawn.high,
-        lines=_lines(spec, decision, found),
+        lines=lines,
         higher_is_better=info.higher_is_better,
         tone=_tone(drawn, info.higher_is_better) if gap is not None else "neutral",
     )
@@ -182,7 +180,7 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
         challenger=_texts(found.challenger, digits),
         champion=None if found.champion is None else _texts(found.champion, digits),
         difference=None if gap is None else _texts(gap, digits, sign=True),
-        plot=plot,
+        plot=plot if lines else None,
         reading=_reading(drawn, info.higher_is_better) if gap is not None else "",
     )
 
@@ -226,24 +224,20 @@ def _slice_tables(spec: ModelSpec, evaluation: EvaluationResult) -> list[SliceTa
     tables = []
     for column in spec.evaluation.slices:
         found = [part for part in evaluation.slices if part.column == column]
-        rows = tuple(_slice_row(spec, part) for part in found[:SHOWN_SLICES])
+        rows = tuple(_slice_row(part) for part in found[:SHOWN_SLICES])
         tables.append(SliceTable(column=column, rows=rows, left_out=max(0, len(found) - SHOWN_SLICES)))
     return tables
 
 
-def _slice_row(spec: ModelSpec, part: SliceResult) -> SliceRow:
+def _slice_row(part: SliceResult) -> SliceRow:
     digits = 3 if abs(part.challenger or 0) < 100 else 1
     gap = None if part.challenger is None or part.champion is None else part.challenger - part.champion
-    tone = ""
-    if gap is not None and round(gap, digits) != 0:
-        tone = "ok" if (gap > 0) == METRICS[spec.evaluation.primary].higher_is_better else "bad"
     return SliceRow(
         value=part.value,
         rows=part.rows,
         challenger=_cell(part.challenger, digits),
         champion=_cell(part.champion, digits),
         difference=_cell(gap, digits, sign=True),
-        tone=tone,
     )
 
 

@@ -44,13 +44,17 @@ def interval_plot(
 ) -> IntervalPlot | None:
     """Place an interval and its lines on a scale that fits them all; None where there is no interval to draw.
 
-    Positions are rounded to 0.1, so that the same figures give the same page.
+    A line of kind `zero` is in the middle, so that it lines up in drawings below each other. Positions are rounded to
+    0.1, so that the same figures give the same page.
     """
     if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return None
     sign = 1.0 if higher_is_better else -1.0
     places = [sign * x for x in (value, low, high, *(line.at for line in lines))]
     least, most = min(places), max(places)
+    if any(line.kind == "zero" for line in lines):
+        most = max(abs(least), abs(most))
+        least = -most
     room = (most - least) or abs(most) or 1.0
 
     def place(x: float) -> float:

@@ -42,15 +42,7 @@ def decide_promotion(
     content = _content(spec, request, evaluation, result, decision)
     key = digest_of([content["evaluation"], content["gate"], content["request"], SCHEMA_VERSION])[:32]
     folder = f"{root}/decisions/{spec.name}/{key}"
-    page = decision_page(
-        spec,
-        request,
-        reference=evaluation,
-        evaluation=result,
-        decision=decision,
-        summary=summarise(decision),
-        run_url=run_url,
-    )
+    page = decision_page(spec, request, reference=evaluation, evaluation=result, decision=decision, run_url=run_url)
     store.write(f"{folder}/page.html", page, content_type="text/html; charset=utf-8", if_absent=True)
     store.write(f"{folder}/decision.json", canonical_json(content), content_type="application/json", if_absent=True)
     stored = store.read(f"{folder}/decision.json")

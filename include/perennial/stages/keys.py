@@ -74,13 +74,13 @@ def read_training_keys(store: ObjectStore, uri: str) -> Hashes:
 
 
 def _canonical(column: pd.Series) -> pd.Series:
-    """The column as integers (signed or not: both hash alike), float64, microseconds in UTC, or objects."""
+    """The column as integers (signed or not: both hash alike), float64, microseconds of UTC, or objects."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return pd.to_datetime(column, utc=True).astype("datetime64[us, UTC]")
+        return pd.to_datetime(column, utc=True).dt.tz_convert(None).astype("datetime64[us]")
     if pd.api.types.is_unsigned_integer_dtype(column.dtype):
         return column.astype("UInt64")
     if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_integer_dtype(column.dtype):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -76,22 +76,29 @@ def mark_seen(store: ObjectStore, root: str, model: str, state: LandingState) ->
 
 
 @contextmanager
-def looking_at(store: ObjectStore, *, root: str, model: str, landing: str, as_of: datetime) -> Iterator[LandingState]:
+def looking_at(
+    store: ObjectStore, *, root: str, model: str, landing: str, sees_all: Callable[[], bool]
+) -> Iterator[LandingState]:
     """Wrap a snapshot: the landing zone counts as looked at if the snapshot ends, or fails for good.
 
-    The listing is taken before the snapshot, so a file that lands meanwhile is not missed. A run that stands in the
-    past (`as_of` before the newest object was written) has not looked at everything, and marks nothing. A transient
-    error marks nothing either: the retry will.
+    The listing is taken before the snapshot, so a file that lands meanwhile is not missed. A transient error marks
+    nothing: the retry will.
+
+    Args:
+        store: holds landing zone and marker.
+        root: below which Perennial writes.
+        model: whose run looks.
+        landing: `s3://bucket/prefix/`.
+        sees_all: asked at the end; False if the run stands in the past and left newer rows alone.
     """
     state = landing_state(store, landing)
-    whole = state.newest is None or as_of >= state.newest
     try:
         yield state
     except TerminalError:
-        if whole:
+        if sees_all():
             mark_seen(store, root, model, state)
         raise
-    if whole:
+    if sees_all():
         mark_seen(store, root, model, state)
 
 

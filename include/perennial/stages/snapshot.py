@@ -7,6 +7,8 @@ cut its later rows off. The manifest holds the files that overlap the windows, n
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from perennial.domain.fingerprint import training_fingerprint
 from perennial.domain.ledger_entry import LedgerEntry
@@ -16,10 +18,11 @@ from perennial.domain.run_request import RunRequest, training_params
 from perennial.domain.snapshot_plan import LandedFile, SnapshotPlan, plan_snapshot, straddling
 from perennial.domain.times import format_time
 from perennial.ledger import Ledger
-from perennial.ports import Clock, ObjectStore
+from perennial.ports import Clock, ModelRegistry, ObjectStore
 from perennial.spec.model import ModelSpec
 from perennial.stages.frames import newest_time
 from perennial.stages.landed_files import LandedFiles, object_uri
+from perennial.stages.landing import looking_at
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ def take_snapshot(
     store: ObjectStore,
     root: str,
     ledger: Ledger,
+    registry: ModelRegistry,
     clock: Clock,
     code_version: str,
 ) -> SnapshotRef:
@@ -47,7 +51,40 @@ def take_snapshot(
         StoreUnavailableError: the store does not answer.
     """
     params = training_params(spec, request)
-    landed = LandedFiles(spec, store=store, root=root, run_id=request.run_id, now=clock.now())
+    landed: LandedFiles | None = None
+
+    def sees_all() -> bool:
+        return landed is not None and all(f.last_row is None or f.last_row <= request.as_of for f in landed.readable)
+
+    with looking_at(store, root=root, model=spec.name, landing=spec.data.landing, sees_all=sees_all):
+        landed = LandedFiles(spec, store=store, root=root, run_id=request.run_id, now=clock.now())
+        return _freeze(
+            spec,
+            request,
+            landed,
+            params=params,
+            store=store,
+            root=root,
+            ledger=ledger,
+            registry=registry,
+            clock=clock,
+            code_version=code_version,
+        )
+
+
+def _freeze(
+    spec: ModelSpec,
+    request: RunRequest,
+    landed: LandedFiles,
+    *,
+    params: Mapping[str, Any],
+    store: ObjectStore,
+    root: str,
+    ledger: Ledger,
+    registry: ModelRegistry,
+    clock: Clock,
+    code_version: str,
+) -> SnapshotRef:
     plan = _plan(landed, spec, request, store=store, root=root)
     manifest = _manifest(spec, plan, root)
     fingerprint = training_fingerprint(
@@ -71,7 +108,7 @@ def take_snapshot(
         nothing_new_since=None if earlier is None else earlier.entry_id,
     )
     if earlier is not None:
-        _record_nothing_new(request, ref, earlier, ledger=ledger, clock=clock)
+        _record_nothing_new(request, ref, earlier, ledger=ledger, registry=registry, clock=clock)
     return ref
 
 
@@ -147,9 +184,17 @@ def _judged_before(
 
 
 def _record_nothing_new(
-    request: RunRequest, ref: SnapshotRef, earlier: LedgerEntry, *, ledger: Ledger, clock: Clock
+    request: RunRequest,
+    ref: SnapshotRef,
+    earlier: LedgerEntry,
+    *,
+    ledger: Ledger,
+    registry: ModelRegistry,
+    clock: Clock,
 ) -> None:
-    """The champion is told as that entry left it: this stage asks no registry."""
+    # Asked anew: since that entry, another run may have promoted something else.
+    champion = registry.champion(request.model)
+    version = champion.version if champion is not None else None
     summary = (
         f"Nothing new: data up to {format_time(ref.watermark)}, parameters and code are those that entry "
         f"{earlier.entry_id} of {format_time(earlier.recorded_at)} judged ({earlier.verdict})."
@@ -162,8 +207,8 @@ def _record_nothing_new(
             request=request.to_dict(),
             evidence_sha256=ref.sha256,
             summary=summary,
-            champion_before=earlier.champion_after,
-            champion_after=earlier.champion_after,
+            champion_before=version,
+            champion_after=version,
             fingerprint=earlier.fingerprint,
             page_uri=earlier.page_uri,
             references={"snapshot": ref.to_dict()},

@@ -84,7 +84,7 @@ def validate_data(
     )
     if not result.success:
         _record_refusal(spec, request, snapshot, reference, result, ledger, registry, clock)
-        raise BadDataError(_message(reference, result))
+        raise BadDataError(_message(reference, result), page_uri=reference.page_uri)
     _log.info("%s %s validate: all %d expectations hold", spec.name, request.run_id, reference.expectations)
     return reference
 

@@ -20,7 +20,7 @@ from perennial.ports import ObjectInfo
 from perennial.spec.model import ModelSpec
 from perennial.stages.frames import load_manifest
 from perennial.stages.snapshot import take_snapshot
-from perennial.testing import FixedClock, FolderStore
+from perennial.testing import FixedClock, FolderStore, MemoryRegistry
 
 LANDING, ROOT = "s3://bucket/landing/churn/", "s3://bucket/store"
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -141,6 +141,7 @@ def snap(
         store=store,
         root=ROOT,
         ledger=Ledger(store, ROOT),
+        registry=MemoryRegistry(),
         clock=FixedClock(now or datetime.now(UTC)),
         code_version="1",
     )

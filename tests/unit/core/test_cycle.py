@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from perennial.errors import BadDataError, NoDataError, RequestError, SpecError
 from perennial.spec.model import ModelSpec
 from perennial.stages.estimator import build_estimator, code_version
 from perennial.stages.frames import load_manifest, read_frame
+from perennial.stages.landing import landing_state, seen_digest
 from perennial.testing.registry import MemoryRegistry
-from tests.unit.core.world import LANDING, SPEC, TOY, World, day_frame
+from tests.unit.core.world import LANDING, ROOT, SPEC, START, TOY, World, day_frame
 
 
 @pytest.fixture
@@ -164,7 +166,9 @@ def test_training_rows_are_those_of_the_window_only(world: World) -> None:
         ("toy_churn:broken", "has no fit"),
     ],
 )
-def test_function_that_gives_no_estimator_is_told_with_field_and_value(world: World, estimator: str, message: str) -> None:
+def test_function_that_gives_no_estimator_is_told_with_field_and_value(
+    world: World, estimator: str, message: str
+) -> None:
     world.land(range(28))
     training = world.spec.training.model_copy(update={"estimator": estimator})
     world.spec = world.spec.model_copy(update={"training": training})
@@ -206,3 +210,22 @@ def test_champion_moved_by_hand_between_decision_and_promotion_is_left_alone(wor
     runtime.registry.point_alias("toy", "champion", runtime.registry.register("toy", by_hand, {}))
     with pytest.raises(Exception, match="the alias now names version 2"):
         cycle.promote(runtime, spec, request, snapshot, model, evaluation, decision)
+
+
+def test_run_that_saw_everything_marks_the_landing_zone_as_looked_at(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    assert seen_digest(world.store, ROOT, "toy") == landing_state(world.store, LANDING).digest
+
+
+def test_run_that_stands_in_the_past_leaves_newer_data_to_be_noticed(world: World) -> None:
+    world.land(range(35))
+    world.run(as_of=START + timedelta(days=28))
+    assert seen_digest(world.store, ROOT, "toy") is None
+
+
+def test_run_that_fails_for_good_counts_as_having_looked(world: World) -> None:
+    world.land(range(3))
+    with pytest.raises(NoDataError):
+        world.run()
+    assert seen_digest(world.store, ROOT, "toy") == landing_state(world.store, LANDING).digest

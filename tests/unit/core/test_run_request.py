@@ -49,7 +49,8 @@ def test_override_the_spec_does_not_allow_is_refused(params: dict[str, Any], mes
 
 
 @pytest.mark.parametrize(
-    "changes", [{"as_of": datetime(2013, 7, 1)}, {"trigger": "mood"}, {"reason": "x" * 501}]  # noqa: DTZ001
+    "changes",
+    [{"as_of": datetime(2013, 7, 1)}, {"trigger": "mood"}, {"reason": "x" * 501}],  # noqa: DTZ001
 )
 def test_request_out_of_bounds_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RequestError):

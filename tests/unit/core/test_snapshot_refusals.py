@@ -15,7 +15,7 @@ from perennial.errors import NoDataError, NotFoundError
 from perennial.ledger import Ledger
 from perennial.stages.frames import load_manifest, read_frame
 from perennial.stages.snapshot import take_snapshot
-from perennial.testing import FixedClock
+from perennial.testing import FixedClock, MemoryRegistry
 from tests.unit.core.landed import (
     DAY,
     DAYS,
@@ -106,6 +106,7 @@ def test_own_store_below_the_landing_zone_is_no_data(store: CountingStore) -> No
         store=store,
         root=LANDING + "own",
         ledger=Ledger(store, LANDING + "own"),
+        registry=MemoryRegistry(),
         clock=FixedClock(START),
         code_version="1",
     )

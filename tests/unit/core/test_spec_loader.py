@@ -68,7 +68,7 @@ def test_valid_spec_loads_with_defaults_and_is_frozen(folder: Path) -> None:
     [
         (lambda d: d.pop("owner"), "owner", "required"),
         (lambda d: d.update(colour="red"), "colour", "no such field"),
-        (lambda d: d["data"].update(landing="/tmp/x"), "data.landing", "pattern"),
+        (lambda d: d["data"].update(landing="/data/x"), "data.landing", "pattern"),
         (lambda d: d["data"]["windows"].update(training="60"), "data.windows.training", "whole number and a unit"),
         (lambda d: d["data"]["windows"].update(holdout="0d"), "data.windows.holdout", "longer than 0s"),
         (lambda d: d["data"].update(feature_columns=[]), "data.feature_columns", "at least 1"),

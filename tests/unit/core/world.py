@@ -1,4 +1,4 @@
-"""A small world for whole cycles: a landing zone in a folder, fakes for everything else, and time that a test lets pass."""
+"""A small world for whole cycles: a landing zone in a folder, fakes for the rest, and time that a test lets pass."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ class World:
 
     def request(self, *, run_id: str | None = None, **changes: Any) -> RunRequest:
         self.runs += 1
-        request = RunRequest(
-            model="toy", run_id=run_id or f"run-{self.runs}", as_of=self.clock.now(), trigger="manual"
-        )
+        request = RunRequest(model="toy", run_id=run_id or f"run-{self.runs}", as_of=self.clock.now(), trigger="manual")
         return replace(request, **changes)
 
     def run(self, **changes: Any) -> CycleResult:

@@ -75,6 +75,8 @@ def test_mounted_and_named_files_exist(document: dict[str, Any]) -> None:
                 assert (REPOSITORY / volume.split(":")[0]).is_file(), volume
         if "build" in service:
             assert (REPOSITORY / service["build"]["dockerfile"]).is_file()
-    copied = re.findall(r"^COPY (?:--chown=\S+ )?(.+) \S+$", (REPOSITORY / "docker/Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(
+        r"^COPY (?:--chown=\S+ )?(.+) \S+$", (REPOSITORY / "docker/Dockerfile").read_text(), re.MULTILINE
+    )
     for name in " ".join(copied).split():
         assert (REPOSITORY / name).exists(), name
