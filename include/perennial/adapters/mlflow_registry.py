@@ -49,6 +49,8 @@ _TAG: Final = "perennial."
 _REQUIREMENTS: Final = ("scikit-learn", "skops", "numpy", "pandas", "scipy", "mlflow")
 _TRANSIENT_CODES: Final = frozenset({"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED"})
 _LIBRARY_TYPES: Final = ("sklearn.", "numpy.", "scipy.", "pandas.")
+# scikit-learn itself makes partials (categorical features); skops looks at the function inside each on its own.
+_HARMLESS_TYPES: Final = frozenset({"functools.partial"})
 # MLflow's defaults retry for minutes; a task that is retried by Airflow gives up sooner and says why.
 _DEFAULTS: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -270,7 +272,8 @@ def _trusted_types(training: FittedTraining) -> list[str]:
     import skops.io
 
     found = skops.io.get_untrusted_types(data=skops.io.dumps(training.estimator))
-    strangers = [t for t in found if not t.startswith(_LIBRARY_TYPES) and t not in training.trusted_types]
+    trusted = _HARMLESS_TYPES.union(training.trusted_types)
+    strangers = [name for name in found if not name.startswith(_LIBRARY_TYPES) and name not in trusted]
     if strangers:
         raise TerminalError(
             f"the trained model of {training.model} holds types that may not be loaded unseen: {', '.join(strangers)}. "

@@ -59,10 +59,8 @@ def decide_promotion(
 
 
 def summarise(decision: Decision) -> str:
-    """One sentence: the verdict and the first reason for it."""
-    if not decision.reasons:
-        return f"{decision.verdict}."
-    return f"{decision.verdict}: {decision.reasons[0]}"
+    """One sentence: the first reason. The verdict stands beside it wherever it is shown."""
+    return decision.reasons[0] if decision.reasons else "The gate gave no reason."
 
 
 def _load(store: ObjectStore, evaluation: EvaluationRef) -> EvaluationResult:

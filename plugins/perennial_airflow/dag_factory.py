@@ -1,0 +1,250 @@
+"""Makes the DAG of a spec. The only module that knows which tasks a cycle has in Airflow, and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    CronTriggerTimetable,
+    Param,
+    get_parsing_context,
+)
+from airflow.sdk.definitions.param import ParamsDict
+
+from perennial.domain.run_request import MAX_REASON_LENGTH
+from perennial.errors import SpecError, SpecProblem
+from perennial.settings import load_settings
+from perennial.spec import ModelSpec, load_spec, load_suite, spec_paths
+from perennial.spec.loader import SUFFIXES
+from perennial.spec.parts import NewDataTrigger
+from perennial_airflow.dag_docs import dag_doc
+from perennial_airflow.links import DAG_ID_PATTERN, dag_id_of
+from perennial_airflow.operators import (
+    DecideOperator,
+    EvaluateOperator,
+    PromoteOperator,
+    SnapshotOperator,
+    TrainModelOperator,
+    ValidateOperator,
+)
+from perennial_airflow.triggers.landing import LandingTrigger
+
+log = logging.getLogger(__name__)
+
+_ANY_DAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
+RUN_TIMEOUT: Final = timedelta(hours=8)
+MIN_POLL_S: Final = 1.0
+MAX_POLL_S: Final = 30.0
+"""The landing zone is listed twice in the time that it has to be quiet, within these bounds."""
+
+RETRIES: Final[dict[str, Any]] = {
+    "retries": 3,  # transient errors only: errors.py lets the others fail at once
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+}
+_JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+def dags_of(folder: Path | None = None) -> dict[str, DAG]:
+    """The DAGs of all good specs, by dag_id; for a DAG file's `globals().update(...)`.
+
+    A broken spec is logged and left out: here nobody but the log can be told without failing the file, and with it
+    every other model. `SpecBundle` does better: it shows each broken spec as an import error of its own.
+
+    Args:
+        folder: where the specs are; None stands for PERENNIAL_SPECS.
+    """
+    return _build(_needed(folder or load_settings().specs))
+
+
+def shard_dags(folder: str, shard: int, of: int) -> dict[str, DAG]:
+    """The DAGs of the good specs that belong to one shard, by dag_id. What a file that SpecBundle wrote calls."""
+    return _build(path for path in _needed(Path(folder)) if shard_of(path.stem, of) == shard)
+
+
+def shard_of(model: str, shards: int) -> int:
+    """Which shard a model belongs to: the same on every machine, and whatever other models there are."""
+    return int.from_bytes(hashlib.sha256(model.encode()).digest()[:4], "big") % shards
+
+
+def raise_problems(path: str) -> None:
+    """What the DAG file of a broken spec calls: the error becomes Airflow's import error.
+
+    Raises:
+        SpecError: every problem of the spec.
+    """
+    checked(Path(path))
+
+
+def checked(path: Path) -> ModelSpec:
+    """A spec file's spec, after everything was checked that a DAG needs. Cheap: no DAG is made.
+
+    Raises:
+        SpecError: every problem of the spec, of its suite, or of its schedule.
+    """
+    spec = load_spec(path)
+    if path.suffix != ".yaml" and path.with_suffix(".yaml").is_file():
+        twin = path.with_suffix(".yaml").name
+        raise SpecError([SpecProblem(path.name, "name", repr(spec.name), f"is already declared by {twin}; delete one")])
+    load_suite(path.parent, spec)
+    _require_due(path.name, spec.triggers.schedule)
+    return spec
+
+
+def build_dag(spec: ModelSpec) -> DAG:
+    """The retraining DAG of a model: six tasks, one after the other.
+
+    Promotions of one model never overlap: one run at a time, and one promotion task at a time even if that is raised.
+    No pool is named: a pool that nobody created would leave the task unscheduled without a word.
+    """
+    dag = DAG(
+        dag_id=dag_id_of(spec.name),
+        description=spec.description.strip().splitlines()[0][:250],
+        doc_md=dag_doc(spec),
+        schedule=_schedule(spec),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=RUN_TIMEOUT,
+        tags=sorted({"perennial", spec.task, f"owner:{spec.owner}"[:100]}),
+        default_args={"owner": spec.owner, "execution_timeout": timedelta(hours=1), **RETRIES},
+        auto_register=False,
+    )
+    common: dict[str, Any] = {"dag": dag, "model": spec.name}
+    snapshot = SnapshotOperator(task_id="snapshot_data", **common)
+    validated = ValidateOperator(task_id="validate_data", snapshot=snapshot.output, **common)
+    challenger = TrainModelOperator(
+        task_id="train_challenger", snapshot=snapshot.output, execution_timeout=timedelta(hours=4), **common
+    )
+    evaluation = EvaluateOperator(
+        task_id="evaluate_on_holdout", snapshot=snapshot.output, challenger=challenger.output, **common
+    )
+    decision = DecideOperator(task_id="decide", evaluation=evaluation.output, challenger=challenger.output, **common)
+    promotion = PromoteOperator(
+        task_id="promote_if_better",
+        snapshot=snapshot.output,
+        challenger=challenger.output,
+        evaluation=evaluation.output,
+        decision=decision.output,
+        max_active_tis_per_dag=1,
+        **common,
+    )
+    snapshot >> validated >> challenger >> evaluation >> decision >> promotion
+    # Last: each task would get a copy of its own, and every copy is checked against its JSON schema time and again,
+    # which is nine tenths of what a DAG costs to parse.
+    dag.params = ParamsDict(_form(spec))
+    return dag
+
+
+def _build(paths: Iterable[Path]) -> dict[str, DAG]:
+    dags: dict[str, DAG] = {}
+    for path in paths:
+        try:
+            dag = build_dag(checked(path))
+        except SpecError as error:
+            log.warning("%s declares no DAG until it is mended:\n%s", path, error)
+        except Exception:  # one model must not stop the others
+            log.exception("%s is a good spec, but no DAG could be made of it; please report this", path)
+        else:
+            dags[dag.dag_id] = dag
+    return dags
+
+
+def _needed(folder: Path) -> list[Path]:
+    """The specs that this process needs: a task's own, without a look at the others; in the DAG processor all."""
+    wanted = get_parsing_context().dag_id
+    if not wanted:
+        return spec_paths(folder)
+    match = DAG_ID_PATTERN.fullmatch(wanted)
+    candidates = [folder / f"{match[1]}{suffix}" for suffix in SUFFIXES] if match else []
+    return [path for path in candidates if path.is_file()][:1]
+
+
+def _schedule(spec: ModelSpec) -> Any:
+    cron = spec.triggers.schedule
+    # A new model waits for its next night: no run for the one that has passed.
+    clock = CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0)) if cron else None
+    if spec.triggers.new_data is None:
+        return clock
+    landed = _landing_asset(spec, spec.triggers.new_data)
+    return AssetOrTimeSchedule(timetable=clock, assets=landed) if clock else [landed]
+
+
+def _require_due(file: str, cron: str | None) -> None:
+    """A time that never comes (30 February) would break Airflow's look-ahead, for every DAG of the file."""
+    from croniter import CroniterError, croniter  # type: ignore[import-untyped]
+
+    if cron is None:
+        return
+    try:
+        croniter(cron, _ANY_DAY).get_next()
+    except (CroniterError, ValueError) as error:
+        allowed = f"must be a cron expression of five fields that comes at some time: {error}"
+        raise SpecError([SpecProblem(file, "triggers.schedule", repr(cron), allowed)]) from error
+
+
+def _landing_asset(spec: ModelSpec, new_data: NewDataTrigger) -> Asset:
+    # A file younger than `settle` would be left out by the snapshot.
+    quiet_s = max(new_data.quiet, spec.data.settle).total_seconds()
+    trigger = LandingTrigger(
+        model=spec.name,
+        landing=spec.data.landing,
+        quiet_s=quiet_s,
+        poll_s=max(MIN_POLL_S, min(MAX_POLL_S, quiet_s / 2)),
+    )
+    return Asset(
+        # A scheme of our own: an asset's uri must be unique, and two models may share a landing zone.
+        name=f"perennial landing {spec.name}",
+        uri=f"x-perennial://landing/{spec.name}",
+        group="perennial",
+        extra={"landing": spec.data.landing},
+        watchers=[AssetWatcher(name=f"landing_{spec.name}", trigger=trigger)],
+    )
+
+
+def _form(spec: ModelSpec) -> dict[str, Param]:
+    """The form behind "Trigger"; also what the REST API takes as `conf`."""
+    declared = spec.training.params
+    properties = {name: _schema(declared[name]) for name in sorted(declared)}
+    known = ", ".join(f"{name} ({declared[name]!r})" for name in sorted(declared)) or "none"
+    return {
+        "reason": Param(
+            "",
+            type="string",
+            maxLength=MAX_REASON_LENGTH,
+            title="Reason",
+            description="Kept in the ledger with the decision.",
+        ),
+        "as_of": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="As of",
+            description="Time to stand at: nothing newer is used. Empty: when the run is due.",
+        ),
+        "force": Param(
+            False, type="boolean", title="Judge again", description="Also if this very training was judged before."
+        ),
+        "params": Param(
+            {},
+            type="object",
+            properties=properties,
+            additionalProperties=False,
+            title="Training parameters",
+            description=f'For this run only, such as {{"name": value}}. Declared, with the spec\'s values: {known}.',
+        ),
+    }
+
+
+def _schema(value: Any) -> dict[str, Any]:
+    kind = _JSON_TYPES.get(type(value))
+    return {"type": [kind, "null"]} if kind else {}

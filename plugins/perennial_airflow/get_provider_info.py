@@ -1,0 +1,43 @@
+"""What Airflow's provider manager is told of this package (entry point `apache_airflow_provider`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perennial import __version__
+
+
+def get_provider_info() -> dict[str, Any]:
+    """See `airflow/provider.yaml.schema.json`. The plugin is no part of it: plugins/ holds that."""
+    return {
+        "package-name": "perennial",
+        "name": "Perennial",
+        "description": "Continuous training: retrain, judge against the champion, promote on evidence, keep a ledger.",
+        "versions": [__version__],
+        "integrations": [{"integration-name": "Perennial", "tags": ["ml"]}],
+        "operators": [
+            {
+                "integration-name": "Perennial",
+                "python-modules": [f"perennial_airflow.operators.{name}" for name in ("data", "training", "promotion")],
+            }
+        ],
+        "sensors": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.sensors.landing"]}],
+        "hooks": [
+            {
+                "integration-name": "Perennial",
+                "python-modules": ["perennial_airflow.hooks.mlflow", "perennial_airflow.hooks.runtime"],
+            }
+        ],
+        "triggers": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.triggers.landing"]}],
+        "bundles": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.bundle"]}],
+        "connection-types": [
+            {
+                "connection-type": "mlflow",
+                "hook-class-name": "perennial_airflow.hooks.mlflow.MlflowRegistryHook",
+                "hook-name": "MLflow",
+            }
+        ],
+        "extra-links": [
+            f"perennial_airflow.links.{name}" for name in ("ValidationReportLink", "DecisionLink", "MlflowRunLink")
+        ],
+    }

@@ -1,0 +1,75 @@
+"""Buttons on a task: the page to read next.
+
+A stage pushes the address to XCom as soon as it knows it, before it may fail; when the task ends, in whatever state,
+Airflow asks the link for the address and keeps it (`_link_…`). So a button is there after a failure and a retry too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+import attrs
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.configuration import conf
+
+DAG_ID_PATTERN: Final = re.compile(r"perennial__([a-z][a-z0-9_]{0,62})__retrain")
+PAGES_PREFIX: Final = "/perennial"
+"""Where the plugin's web application is mounted in Airflow's web server."""
+PAGE_KINDS: Final = ("validations", "decisions")
+
+
+@attrs.define()
+class StageLink(BaseOperatorLink):
+    """Base: reads the address that the operator pushed under `key`."""
+
+    key: ClassVar[str]
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        """The address, or an empty text if the stage did not get that far."""
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return str(XCom.get_value(ti_key=ti_key, key=self.key) or "")
+
+
+@attrs.define()
+class ValidationReportLink(StageLink):
+    """The page of the data checks."""
+
+    name: str = "Validation report"
+    key: ClassVar[str] = "validation_report_url"
+
+
+@attrs.define()
+class DecisionLink(StageLink):
+    """The page of the decision."""
+
+    name: str = "Decision"
+    key: ClassVar[str] = "decision_url"
+
+
+@attrs.define()
+class MlflowRunLink(StageLink):
+    """The training's run in MLflow."""
+
+    name: str = "MLflow run"
+    key: ClassVar[str] = "mlflow_run_url"
+
+
+def dag_id_of(model: str) -> str:
+    """The DAG that retrains the model; who may read that DAG may read the model's pages."""
+    return f"perennial__{model}__retrain"
+
+
+def page_url(page_uri: str, *, root: str, model: str) -> str:
+    """Address, in Airflow's web server, of a page that lies in the store; empty if it is none that is served.
+
+    `{root}/decisions/<model>/<…>/page.html` becomes `<base url>/perennial/ui/<dag id>/decisions/<…>/page.html`.
+    """
+    for kind in PAGE_KINDS:
+        prefix = f"{root}/{kind}/{model}/"
+        if page_uri.startswith(prefix):
+            base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+            return f"{base}{PAGES_PREFIX}/ui/{dag_id_of(model)}/{kind}/{quote(page_uri.removeprefix(prefix))}"
+    return ""

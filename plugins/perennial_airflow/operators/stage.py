@@ -1,0 +1,85 @@
+"""What the six operators have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.sdk import BaseOperator
+
+from perennial.domain.references import Reference
+from perennial.errors import TerminalError
+from perennial_airflow.hooks.runtime import MLFLOW_CONN_ID, S3_CONN_ID, PerennialHook
+from perennial_airflow.links import StageLink
+from perennial_airflow.request import run_request
+
+if TYPE_CHECKING:
+    from perennial.domain.run_request import RunRequest
+    from perennial.runtime import Runtime
+    from perennial.spec import ModelSpec
+
+R = TypeVar("R", bound=Reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRun:
+    """What a stage is called with."""
+
+    runtime: Runtime
+    spec: ModelSpec
+    request: RunRequest
+
+
+class StageOperator(BaseOperator):
+    """Base: one stage of one model's cycle.
+
+    Args:
+        model: name of the spec.
+        s3_conn_id: Airflow connection (`aws`) of the store.
+        mlflow_conn_id: Airflow connection (`mlflow`) of the registry.
+        **kwargs: BaseOperator's.
+    """
+
+    ui_color = "#e8f0e4"
+
+    def __init__(
+        self, *, model: str, s3_conn_id: str = S3_CONN_ID, mlflow_conn_id: str = MLFLOW_CONN_ID, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.s3_conn_id = s3_conn_id
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def open(self, context: Mapping[str, Any]) -> StageRun:
+        """Runtime, spec and request for this task.
+
+        Raises:
+            SpecError, UnknownModelError: the spec is not usable (any more).
+            RequestError: the run was asked for with values that are not allowed.
+        """
+        from perennial.spec import load_model
+
+        runtime = PerennialHook(s3_conn_id=self.s3_conn_id, mlflow_conn_id=self.mlflow_conn_id).runtime()
+        request = run_request(self.model, context)
+        self.log.info("%s, run %s: %s as of %s", self.model, request.run_id, self.task_id, request.as_of.isoformat())
+        return StageRun(runtime=runtime, spec=load_model(runtime.specs, self.model), request=request)
+
+    def given(self, kind: type[R], value: Any) -> R:
+        """A reference that an earlier task left in XCom.
+
+        Raises:
+            TerminalError: it is missing, or of another kind.
+        """
+        if not isinstance(value, Mapping):
+            raise TerminalError(
+                f"{self.model}: {self.task_id} needs the {kind.kind} reference of an earlier task, got {value!r}. "
+                f"Clear the earlier task and this one, or start a new run"
+            )
+        return kind.from_dict(value)
+
+    @staticmethod
+    def remember(context: Mapping[str, Any], link: type[StageLink], url: str) -> None:
+        """Keep an address for the task's button, whatever happens next."""
+        if url:
+            context["ti"].xcom_push(key=link.key, value=url)

@@ -1,0 +1,79 @@
+"""The one place that turns an Airflow run into a RunRequest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from perennial.domain.run_request import MAX_REASON_LENGTH, RunRequest
+from perennial.domain.times import parse_time
+from perennial.errors import RequestError
+
+DRIFT_RUN_PREFIX: Final = "drift__"
+"""Runs that a drift alert starts have a run_id that begins so."""
+
+_TRIGGERS: Final = {
+    "scheduled": "schedule",
+    "backfill": "schedule",
+    "asset_triggered": "new_data",
+}
+
+
+def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
+    """What was asked for. Depends on the run alone, so every task and every retry of a run gets the same.
+
+    The form's values (`params`) come first, then the run's `conf`; `as_of` is else the time that the run was due.
+
+    Raises:
+        RequestError: a value of the wrong type, or out of bounds.
+    """
+    dag_run = context["dag_run"]
+    asked = {**(dag_run.conf or {}), **_filled_in(context.get("params") or {})}
+    return RunRequest(
+        model=model,
+        run_id=dag_run.run_id,
+        as_of=_as_of(asked.get("as_of"), dag_run.run_after),
+        trigger=_trigger(dag_run),
+        reason=_typed(asked, "reason", str, "") or _reason(dag_run),
+        requested_by=dag_run.triggering_user_name or "",
+        force=_typed(asked, "force", bool, False),
+        params=_typed(asked, "params", dict, {}),
+    )
+
+
+def _filled_in(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the form's empty fields, so that they hide nothing in `conf`."""
+    return {name: params[name] for name in params if params[name] not in (None, "", {}, False)}
+
+
+def _as_of(asked: Any, due: datetime) -> datetime:
+    if asked in (None, ""):
+        return due.astimezone(UTC)
+    try:
+        return parse_time(str(asked))
+    except ValueError as error:
+        raise RequestError(f"as_of = {asked!r} is not a time; write it as 2013-07-01T02:00:00Z") from error
+
+
+def _trigger(dag_run: Any) -> str:
+    if dag_run.run_id.startswith(DRIFT_RUN_PREFIX):
+        return "drift"
+    run_type = getattr(dag_run.run_type, "value", dag_run.run_type)
+    return _TRIGGERS.get(str(run_type), "manual")
+
+
+def _reason(dag_run: Any) -> str:
+    """What the landing trigger said, for a run that nobody gave a reason for."""
+    for event in dag_run.consumed_asset_events or ():
+        payload = (event.extra or {}).get("payload")
+        if isinstance(payload, Mapping) and payload.get("why"):
+            return str(payload["why"])[:MAX_REASON_LENGTH]
+    return ""
+
+
+def _typed(asked: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = asked.get(name, default)
+    if not isinstance(value, kind):
+        raise RequestError(f"{name} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    return value

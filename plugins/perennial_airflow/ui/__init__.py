@@ -1,0 +1,1 @@
+"""What Perennial adds to Airflow's web server."""

@@ -1,0 +1,71 @@
+"""What Airflow tests share: a home of their own, a world behind the hook, and a task's context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.airflow_home import prepare
+
+prepare()
+
+from perennial_airflow.hooks.runtime import PerennialHook  # noqa: E402 - after the environment is set
+from perennial_airflow.triggers import landing as landing_trigger  # noqa: E402
+from tests.unit.core.world import SPEC, World  # noqa: E402
+
+DUE = datetime(2026, 1, 1, 2, tzinfo=UTC)
+
+
+@dataclass
+class FakeTaskInstance:
+    """Keeps what is pushed."""
+
+    map_index: int = -1
+    pushed: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def make_dag_run(**changes: Any) -> SimpleNamespace:
+    """What a task is told of its run."""
+    run = {
+        "run_id": "manual__1",
+        "run_type": "manual",
+        "run_after": DUE,
+        "conf": None,
+        "triggering_user_name": "ada",
+        "consumed_asset_events": [],
+    }
+    return SimpleNamespace(**{**run, **changes})
+
+
+def make_context(task: Any = None, *, params: dict[str, Any] | None = None, **run: Any) -> dict[str, Any]:
+    """A task's context."""
+    return {"ti": FakeTaskInstance(), "task": task, "dag_run": make_dag_run(**run), "params": params or {}}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A folder, fakes and the spec `toy`, where the hook looks."""
+    world = World(tmp_path)
+    (world.specs / "toy.yaml").write_text(yaml.safe_dump(SPEC), encoding="utf-8")
+    monkeypatch.setattr(PerennialHook, "runtime", lambda _hook: world.runtime)
+    monkeypatch.setattr(PerennialHook, "store", lambda _hook: world.store)
+    monkeypatch.setenv("PERENNIAL_STORE", "s3://bucket/store")
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
+    return world
+
+
+@pytest.fixture(autouse=True)
+def forget_stores() -> Iterator[None]:
+    """The trigger keeps its store for the process."""
+    yield
+    landing_trigger._store.cache_clear()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
+from perennial.errors import StoreUnavailableError
+from perennial.stages.landing import LandingState, landing_state, mark_seen
+from perennial_airflow.sensors.landing import LandingSensor
+from perennial_airflow.triggers import landing as module
+from perennial_airflow.triggers.landing import LandingTrigger
+from tests.unit.airflow.conftest import make_context
+from tests.unit.core.world import LANDING, ROOT, World
+
+pytestmark = pytest.mark.airflow
+
+
+def make_trigger(**changes: Any) -> LandingTrigger:
+    return LandingTrigger(**{"model": "toy", "landing": LANDING, "poll_s": 0.01, "quiet_s": 0.0, **changes})
+
+
+def fired(trigger: LandingTrigger, states: Sequence[LandingState]) -> list[Any]:
+    """Payloads of the events that these listings give, when they are the stream that all watchers share."""
+
+    async def collect() -> list[TriggerEvent]:
+        async def stream() -> AsyncIterator[LandingState]:
+            for state in states:
+                yield state
+
+        return [event async for event in trigger.filter_shared_stream(stream())]
+
+    return [event.payload for event in asyncio.run(collect())]
+
+
+def first_event(trigger: LandingTrigger) -> Any:
+    async def first() -> Any:
+        async for event in trigger.run():
+            return event.payload
+        return None
+
+    return asyncio.run(asyncio.wait_for(first(), 20))
+
+
+def test_data_that_landed_fires_once_however_often_it_is_listed(world: World) -> None:
+    world.land(range(2))
+    state = landing_state(world.store, LANDING)
+    [payload] = fired(make_trigger(), [state, state, state])
+    assert payload["model"] == "toy"
+    assert payload["digest"] == state.digest
+
+
+def test_more_data_fires_again(world: World) -> None:
+    world.land(range(2))
+    before = landing_state(world.store, LANDING)
+    world.land(range(2, 3))
+    assert len(fired(make_trigger(), [before, landing_state(world.store, LANDING)])) == 2
+
+
+def test_data_that_a_run_looked_at_does_not_fire(world: World) -> None:
+    world.land(range(2))
+    state = landing_state(world.store, LANDING)
+    mark_seen(world.store, ROOT, "toy", state)
+    assert fired(make_trigger(), [state]) == []
+
+
+def test_data_that_another_models_run_looked_at_still_fires(world: World) -> None:
+    world.land(range(2))
+    state = landing_state(world.store, LANDING)
+    mark_seen(world.store, ROOT, "other", state)
+    assert len(fired(make_trigger(), [state])) == 1
+
+
+def test_zone_that_is_not_quiet_does_not_fire(world: World) -> None:
+    world.land(range(2))
+    assert fired(make_trigger(quiet_s=3600.0), [landing_state(world.store, LANDING)]) == []
+
+
+def test_restarted_trigger_tells_again_what_no_run_looked_at(world: World) -> None:
+    world.land(range(2))
+    state = landing_state(world.store, LANDING)
+    assert len(fired(make_trigger(), [state])) == len(fired(make_trigger(), [state])) == 1
+
+
+def test_event_that_got_lost_is_told_again_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.land(range(2))
+    state = landing_state(world.store, LANDING)
+    monkeypatch.setattr(module, "AGAIN_AFTER", timedelta(0))
+    assert len(fired(make_trigger(), [state, state])) == 2
+
+
+def test_store_that_fails_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.land(range(2))
+    listing, calls = world.store.list, []
+
+    def flaky(prefix_uri: str) -> Any:
+        calls.append(prefix_uri)
+        if len(calls) == 1:
+            raise StoreUnavailableError("not now")
+        return listing(prefix_uri)
+
+    monkeypatch.setattr(world.store, "list", flaky)
+    assert first_event(make_trigger(once=True))["landing"] == LANDING
+    assert len(calls) >= 2
+
+
+def test_trigger_survives_its_serialisation() -> None:
+    path, arguments = make_trigger().serialize()
+    assert path == "perennial_airflow.triggers.landing.LandingTrigger"
+    assert LandingTrigger(**arguments).serialize() == (path, arguments)
+
+
+def test_watchers_of_one_zone_share_a_stream_and_a_sensor_has_its_own() -> None:
+    assert make_trigger(model="a").shared_stream_key() == make_trigger(model="b").shared_stream_key()
+    assert make_trigger(once=True).shared_stream_key() is None
+
+
+def make_sensor(**changes: Any) -> LandingSensor:
+    return LandingSensor(**{"task_id": "wait", "model": "toy", "landing": LANDING, "quiet_s": 0.0, **changes})
+
+
+def test_sensor_with_unseen_data_is_done_at_once(world: World) -> None:
+    world.land(range(2))
+    assert make_sensor().poke(make_context())
+    assert make_sensor(deferrable=True).execute(make_context()) is None
+
+
+def test_deferrable_sensor_without_data_waits_in_the_triggerer(world: World) -> None:
+    with pytest.raises(TaskDeferred) as caught:
+        make_sensor(deferrable=True, poke_interval=60, timeout=3600).execute(make_context())
+    trigger = caught.value.trigger
+    assert isinstance(trigger, LandingTrigger)
+    assert trigger.once
+    assert trigger.poll_s == 60
+    assert caught.value.timeout == timedelta(hours=1)
+
+
+def test_sensor_and_trigger_agree(world: World) -> None:
+    world.land(range(1))
+    mark_seen(world.store, ROOT, "toy", landing_state(world.store, LANDING))
+    assert not make_sensor().poke(make_context())
+    assert fired(make_trigger(), [landing_state(world.store, LANDING)]) == []
+    world.land(range(1, 2))
+    assert make_sensor().poke(make_context())
+    assert datetime.fromisoformat(first_event(make_trigger(once=True))["newest"]) <= datetime.now(UTC)

@@ -1,0 +1,147 @@
+"""The operators on a small world: what each leaves in XCom, behind its buttons, and in Airflow's states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
+
+from perennial.domain.references import DecisionRef, PromotionRef, SnapshotRef
+from perennial.errors import StoreUnavailableError
+from perennial.spec import load_spec
+from perennial_airflow import links
+from perennial_airflow.dag_factory import build_dag
+from tests.unit.airflow.conftest import FakeTaskInstance, make_context
+from tests.unit.core.world import World, day_frame
+
+pytestmark = pytest.mark.airflow
+ORDER = ("snapshot_data", "validate_data", "train_challenger", "evaluate_on_holdout", "decide", "promote_if_better")
+FIELDS = {
+    "snapshot": "snapshot_data",
+    "challenger": "train_challenger",
+    "evaluation": "evaluate_on_holdout",
+    "decision": "decide",
+}
+
+
+class Run:
+    """Runs the DAG's tasks by hand, one after the other, as Airflow would hand them their references."""
+
+    def __init__(self, world: World, run_id: str = "manual__1", **params: Any) -> None:
+        self.dag = build_dag(load_spec(world.specs / "toy.yaml"))
+        self.returned: dict[str, Any] = {}
+        self.pushed: dict[str, dict[str, Any]] = {}
+        self.run_id = run_id
+        self.params = params
+
+    def task(self, task_id: str) -> Any:
+        task = self.dag.get_task(task_id).prepare_for_execution()
+        context = make_context(task, run_id=self.run_id, params=self.params)
+        ti: FakeTaskInstance = context["ti"]
+        self.pushed[task_id] = ti.pushed
+        for name in task.template_fields:
+            setattr(task, name, self.returned.get(FIELDS[name]))
+        try:
+            self.returned[task_id] = task.execute(context)
+        finally:
+            self.returned.setdefault(task_id, ti.pushed.get("return_value"))
+        return self.returned[task_id]
+
+    def tasks(self, until: str) -> Any:
+        for task_id in ORDER[: ORDER.index(until) + 1]:
+            self.task(task_id)
+        return self.returned[until]
+
+
+@pytest.fixture(autouse=True)
+def run_outside_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.sdk.bases.operator.ExecutorSafeguard.test_mode", False, raising=False)
+
+
+def test_good_first_challenger_goes_all_the_way(world: World) -> None:
+    world.land(range(28))
+    run = Run(world)
+    promotion = PromotionRef.from_dict(run.tasks("promote_if_better"))
+    assert promotion.promoted
+    assert world.registry.champion("toy") is not None
+    [entry] = world.runtime.ledger.entries("toy")
+    assert entry.request["requested_by"] == "ada"
+
+
+def test_each_stage_puts_its_page_behind_its_button(world: World) -> None:
+    world.land(range(28))
+    run = Run(world)
+    run.tasks("promote_if_better")
+    base = "http://airflow.example/perennial/ui/perennial__toy__retrain"
+    assert run.pushed["validate_data"][links.ValidationReportLink.key].startswith(f"{base}/validations/")
+    assert run.pushed["decide"][links.DecisionLink.key].startswith(f"{base}/decisions/")
+    assert run.pushed["promote_if_better"][links.DecisionLink.key] == run.pushed["decide"][links.DecisionLink.key]
+    assert run.pushed["train_challenger"][links.MlflowRunLink.key] == "memory://runs/run-1"
+
+
+def test_nothing_new_ends_green_and_skips_the_rest(world: World) -> None:
+    world.land(range(28))
+    Run(world).tasks("promote_if_better")
+    again = Run(world, run_id="manual__2")
+    with pytest.raises(DownstreamTasksSkipped) as caught:
+        again.task("snapshot_data")
+    assert sorted(caught.value.tasks) == sorted(ORDER[1:])
+    reference = SnapshotRef.from_dict(again.pushed["snapshot_data"]["return_value"])
+    assert reference.nothing_new_since is not None
+
+
+def test_force_judges_again_what_was_judged(world: World) -> None:
+    world.land(range(28))
+    Run(world).tasks("promote_if_better")
+    reference = Run(world, run_id="manual__2", force=True).task("snapshot_data")
+    assert reference["nothing_new_since"] is None
+
+
+def test_challenger_that_is_not_better_leaves_promotion_skipped_and_recorded(world: World) -> None:
+    world.land(range(28))
+    Run(world).tasks("promote_if_better")
+    world.land(range(28, 35))
+    run = Run(world, run_id="manual__2")
+    decision = DecisionRef.from_dict(run.tasks("decide"))
+    assert decision.verdict != "PROMOTE"
+    with pytest.raises(AirflowSkipException) as caught:
+        run.task("promote_if_better")
+    assert decision.verdict in str(caught.value)
+    assert not PromotionRef.from_dict(run.returned["promote_if_better"]).promoted
+    assert sorted(entry.promoted for entry in world.runtime.ledger.entries("toy")) == [False, True]
+
+
+def test_bad_data_fails_at_once_with_the_report_behind_its_button(world: World) -> None:
+    world.land(range(28))
+    bad = day_frame(28)
+    bad.loc[3:5, "x"] = np.nan
+    bad.to_parquet(world.folder / "bucket/landing/toy/day=028.parquet", index=False)
+    run = Run(world)
+    run.task("snapshot_data")
+    with pytest.raises(AirflowFailException):
+        run.task("validate_data")
+    assert run.pushed["validate_data"][links.ValidationReportLink.key].endswith("/page.html")
+
+
+def test_missing_reference_is_named(world: World) -> None:
+    with pytest.raises(AirflowFailException, match="train_challenger needs the snapshot reference"):
+        Run(world).task("train_challenger")
+
+
+def test_store_that_does_not_answer_is_retried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_args: Any) -> None:
+        raise StoreUnavailableError("s3 does not answer")
+
+    monkeypatch.setattr(world.store, "list", unavailable)
+    with pytest.raises(AirflowException, match="tried again") as caught:
+        Run(world).task("snapshot_data")
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_model_without_a_spec_fails_at_once(world: World) -> None:
+    run = Run(world)
+    (world.specs / "toy.yaml").unlink()
+    with pytest.raises(AirflowFailException, match="no spec for model 'toy'"):
+        run.task("snapshot_data")

@@ -1,0 +1,394 @@
+"""evaluate: fair or not at all; the same inputs give the same reference; what cannot be measured is None."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from perennial.domain.evaluation import EvaluationResult
+from perennial.domain.fingerprint import canonical_json, sha256_of
+from perennial.domain.references import EvaluationRef, ModelRef
+from perennial.errors import (
+    ChampionUnusableError,
+    IntegrityError,
+    NoDataError,
+    RegistryUnavailableError,
+    TerminalError,
+    UnfairComparisonError,
+)
+from perennial.stages.evaluate import evaluate_models
+from perennial.stages.keys import training_keys_uri
+from perennial.testing.registry import MemoryRegistry
+from tests.unit.core.judging import (
+    DAY,
+    HOLDOUT,
+    ROOT,
+    Bench,
+    Classes,
+    Column,
+    Constant,
+    NotFinite,
+    Predicting,
+    Raising,
+    holdout_rows,
+)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def _evaluate(bench: Bench, challenger: ModelRef, frame: pd.DataFrame | None = None) -> EvaluationRef:
+    snapshot = bench.snapshot(holdout_rows() if frame is None else frame)
+    return evaluate_models(
+        bench.spec, bench.request, snapshot, challenger, store=bench.store, root=ROOT, registry=bench.registry
+    )
+
+
+def _result(bench: Bench, reference: EvaluationRef) -> EvaluationResult:
+    content = bench.store.read(reference.uri)
+    assert sha256_of(content) == reference.sha256
+    return EvaluationResult.from_dict(json.loads(content))
+
+
+def test_both_models_are_measured_on_the_same_rows(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    reference = _evaluate(bench, bench.train(Column("good"), name="new"))
+    result = _result(bench, reference)
+    rows = holdout_rows()
+    found = result.comparisons["roc_auc"]
+    assert found.challenger.value == pytest.approx(roc_auc_score(rows["late"], rows["good"]))
+    assert found.champion is not None
+    assert found.champion.value == pytest.approx(roc_auc_score(rows["late"], rows["poor"]))
+    assert found.difference is not None
+    assert found.difference.low is not None
+    assert found.difference.low > 0.1
+    assert (result.rows, result.clusters, result.champion_version) == (840, 14, "1")
+    assert result.confidence == pytest.approx(0.9)
+    assert (reference.rows, reference.champion_version) == (840, "1")
+    assert reference.holdout_sha256 == result.holdout_sha256
+    assert set(result.comparisons) == {"roc_auc", "log_loss", "brier"}
+    assert (result.defects, result.notes) == ((), ())
+
+
+def test_no_champion_is_a_case_of_its_own(bench: Bench) -> None:
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new")))
+    assert (result.champion_version, result.champion) == (None, None)
+    assert result.comparisons["roc_auc"].difference is None
+    assert result.comparisons["roc_auc"].challenger.low is not None
+
+
+def test_running_again_gives_the_same_reference_and_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    challenger = bench.train(Column("good"), name="new")
+    first = _evaluate(bench, challenger)
+    assert _evaluate(bench, challenger) == first
+    elsewhere = Bench(tmp_path / "elsewhere")
+    elsewhere.enthrone(elsewhere.train(Column("poor"), name="old"))
+    again = _evaluate(elsewhere, elsewhere.train(Column("good"), name="new"))
+    assert elsewhere.store.read(again.uri) == bench.store.read(first.uri)
+    assert elsewhere.store.read(again.scores_uri) == bench.store.read(first.scores_uri)
+
+
+def test_evaluation_survives_its_json(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    reference = _evaluate(bench, bench.train(NotFinite("good"), name="new"))
+    result = _result(bench, reference)
+    assert canonical_json(asdict(result)) == bench.store.read(reference.uri)
+
+
+@pytest.mark.parametrize("change", [{"gate": {"min_rows": 501}}, {"training": {"seed": 8}}])
+def test_another_policy_or_seed_is_another_evaluation(bench: Bench, change: dict[str, Any]) -> None:
+    challenger = bench.train(Column("good"), name="new")
+    first = _evaluate(bench, challenger)
+    bench.respec(**change)
+    assert _evaluate(bench, challenger).uri != first.uri
+
+
+def test_scores_of_each_row_are_kept(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    reference = _evaluate(bench, bench.train(Column("good"), name="new"))
+    scores = pd.read_parquet(io.BytesIO(bench.store.read(reference.scores_uri)))
+    rows = holdout_rows()
+    assert list(scores) == ["id", "at", "day", "origin", "late", "challenger_score", "champion_score"]
+    assert np.allclose(scores["challenger_score"], rows["good"])
+    assert np.allclose(scores["champion_score"], rows["poor"])
+
+
+def test_slices_hold_the_primary_metric_of_both(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    rows = holdout_rows()
+    rows.loc[rows.index[:3], "origin"] = None
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    by_value = {part.value: part for part in result.slices}
+    assert set(by_value) == {"EWR", "JFK", "(missing)"}
+    here = rows[rows["origin"] == "JFK"]
+    assert by_value["JFK"].rows == len(here)
+    assert by_value["JFK"].challenger == pytest.approx(roc_auc_score(here["late"], here["good"]))
+    assert by_value["JFK"].champion == pytest.approx(roc_auc_score(here["late"], here["poor"]))
+
+
+@pytest.mark.parametrize("who", ["challenger", "champion version 1"])
+def test_holdout_within_the_embargo_of_a_training_is_unfair(bench: Bench, who: str) -> None:
+    late = HOLDOUT.start - DAY + timedelta(seconds=1)
+    bench.enthrone(bench.train(Column("poor"), name="old", end=late if "champion" in who else HOLDOUT.start - DAY))
+    challenger = bench.train(Column("good"), name="new", end=late if who == "challenger" else HOLDOUT.start - DAY)
+    with pytest.raises(UnfairComparisonError) as error:
+        _evaluate(bench, challenger)
+    message = str(error.value)
+    assert who in message
+    assert "2013-03-01T00:00:00Z" in message
+    assert "2013-02-28T00:00:01Z" in message
+    assert "as_of" in message
+
+
+def test_holdout_right_after_the_embargo_is_fair(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old", end=HOLDOUT.start - DAY))
+    assert _evaluate(bench, bench.train(Column("good"), name="new", end=HOLDOUT.start - DAY)).rows == 840
+
+
+@pytest.mark.parametrize("who", ["challenger", "champion version 1"])
+def test_row_in_common_with_a_training_is_unfair(bench: Bench, who: str) -> None:
+    seen = np.arange(11, 19).astype(float)  # the same keys, as floats
+    bench.enthrone(bench.train(Column("poor"), name="old", keys=seen if "champion" in who else [-1]))
+    challenger = bench.train(Column("good"), name="new", keys=seen if who == "challenger" else [-1])
+    with pytest.raises(UnfairComparisonError) as error:
+        _evaluate(bench, challenger)
+    assert f"8 of 840 holdout rows have keys that the {who} was trained on" in str(error.value)
+    assert "such as 11, 12, 13, 14, 15." in str(error.value)
+
+
+@pytest.mark.parametrize("who", ["challenger", "champion version 1"])
+def test_training_without_keys_on_record_is_unfair(bench: Bench, who: str) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old", keys=None if "champion" in who else [-1]))
+    challenger = bench.train(Column("good"), name="new", keys=None if who == "challenger" else [-1])
+    with pytest.raises(UnfairComparisonError, match=f"nothing proves that the {who} was not trained on the holdout"):
+        _evaluate(bench, challenger)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all"])
+def test_damaged_keys_are_unfair(bench: Bench, content: bytes) -> None:
+    challenger = bench.train(Column("good"), name="new")
+    uri = training_keys_uri(ROOT, bench.spec.name, "new")
+    bench.store.write(uri, content, content_type="application/octet-stream")
+    with pytest.raises(UnfairComparisonError, match="key"):
+        _evaluate(bench, challenger)
+
+
+def test_empty_keys_prove_nothing(bench: Bench) -> None:
+    challenger = bench.train(Column("good"), name="new", keys=np.array([], dtype="int64"))
+    with pytest.raises(UnfairComparisonError, match="0 key hashes"):
+        _evaluate(bench, challenger)
+
+
+def test_duplicate_keys_in_the_holdout_are_unfair(bench: Bench) -> None:
+    rows = holdout_rows()
+    rows.loc[5, "id"] = 4
+    with pytest.raises(UnfairComparisonError, match=r"1 keys occur more than once .* such as 4;"):
+        _evaluate(bench, bench.train(Column("good"), name="new"), rows)
+
+
+def test_empty_holdout_is_no_data(bench: Bench) -> None:
+    rows = holdout_rows()
+    rows["at"] -= timedelta(days=300)
+    with pytest.raises(NoDataError, match="holdout window"):
+        _evaluate(bench, bench.train(Column("good"), name="new"), rows)
+
+
+@pytest.mark.parametrize(
+    ("champion", "why"),
+    [
+        (Raising("poor"), "3 are expected"),
+        (Column("poor", features=("gone", "good")), "needs the column gone"),
+        (Column("poor", classes=("no", "yes")), "its classes are"),
+        (Column("poor", classes=(0, 1, 2)), "2 classes"),
+        (Predicting("poor"), "predict_proba"),
+        (object(), "predict_proba"),
+    ],
+)
+def test_champion_that_cannot_score_is_unusable_with_the_way_out(bench: Bench, champion: Any, why: str) -> None:
+    bench.enthrone(bench.train(champion, name="old"))
+    with pytest.raises(ChampionUnusableError) as error:
+        _evaluate(bench, bench.train(Column("good"), name="new"))
+    assert why in str(error.value)
+    assert "champion version 1" in str(error.value)
+    assert "Move the alias" in str(error.value)
+
+
+class FailingLoad(MemoryRegistry):
+    """Cannot load the champion, for the reason given."""
+
+    error: Exception = ModuleNotFoundError("No module named 'flights'")
+
+    def load(self, model: ModelRef) -> Any:
+        if model.fingerprint == "old":
+            raise self.error
+        return super().load(model)
+
+
+def test_champion_that_cannot_be_loaded_is_unusable(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, registry=FailingLoad())
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    with pytest.raises(ChampionUnusableError, match="No module named 'flights'"):
+        _evaluate(bench, bench.train(Column("good"), name="new"))
+
+
+def test_registry_that_does_not_answer_stays_transient(tmp_path: Path) -> None:
+    registry = FailingLoad()
+    registry.error = RegistryUnavailableError("no answer")
+    bench = Bench(tmp_path, registry=registry)
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    with pytest.raises(RegistryUnavailableError):
+        _evaluate(bench, bench.train(Column("good"), name="new"))
+
+
+@pytest.mark.parametrize("who", ["old", "new"])
+def test_changed_model_files_are_an_integrity_error(bench: Bench, who: str) -> None:
+    models = {name: bench.train(Column("good"), name=name) for name in ("old", "new")}
+    bench.enthrone(models["old"])
+    bench.registry.corrupt(models[who].model_uri)
+    with pytest.raises(IntegrityError):
+        _evaluate(bench, models["new"])
+
+
+def test_changed_manifest_is_an_integrity_error(bench: Bench) -> None:
+    snapshot = replace(bench.snapshot(holdout_rows()), sha256="0" * 64)
+    with pytest.raises(IntegrityError):
+        evaluate_models(
+            bench.spec,
+            bench.request,
+            snapshot,
+            bench.train(Column("good"), name="new"),
+            store=bench.store,
+            root=ROOT,
+            registry=bench.registry,
+        )
+
+
+def test_champion_is_scored_on_the_columns_it_was_trained_on(bench: Bench) -> None:
+    rows = holdout_rows()
+    rows["retired"] = rows["poor"]
+    bench.enthrone(bench.train(Column("retired", features=("retired",)), name="old"))
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    found = result.comparisons["roc_auc"].champion
+    assert found is not None
+    assert found.value == pytest.approx(roc_auc_score(rows["late"], rows["poor"]))
+
+
+def test_champion_with_the_classes_in_the_other_order_is_scored_right(bench: Bench) -> None:
+    rows = holdout_rows()
+    rows["flipped"] = 1 - rows["poor"]
+    bench.enthrone(bench.train(Column("flipped", classes=(1, 0), features=("flipped",)), name="old"))
+    found = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows)).comparisons["roc_auc"]
+    assert found.champion is not None
+    assert found.champion.value == pytest.approx(roc_auc_score(rows["late"], rows["poor"]))
+
+
+def test_challenger_that_cannot_score_is_terminal(bench: Bench) -> None:
+    with pytest.raises(TerminalError, match="challenger cannot score"):
+        _evaluate(bench, bench.train(Raising("good"), name="new"))
+
+
+def test_challenger_score_that_is_not_finite_is_a_defect_without_metrics(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    result = _result(bench, _evaluate(bench, bench.train(NotFinite("good"), name="new")))
+    assert result.defects == ("The challenger's score is not a finite number in 1 of 840 rows.",)
+    assert all(found.challenger.value is None for found in result.comparisons.values())
+    assert all(found.difference is not None and found.difference.low is None for found in result.comparisons.values())
+
+
+def test_champion_score_that_is_not_finite_is_a_note_and_leaves_no_difference(bench: Bench) -> None:
+    bench.enthrone(bench.train(NotFinite("poor"), name="old"))
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new")))
+    assert result.defects == ()
+    assert "champion's score is not a finite number" in result.notes[0]
+    assert result.comparisons["roc_auc"].challenger.value is not None
+    assert result.comparisons["roc_auc"].difference is not None
+    assert result.comparisons["roc_auc"].difference.value is None
+
+
+def test_challenger_with_one_score_for_all_rows_is_a_defect(bench: Bench) -> None:
+    result = _result(bench, _evaluate(bench, bench.train(Constant("good"), name="new")))
+    assert "same score" in result.defects[0]
+    assert result.comparisons["roc_auc"].challenger.value == 0.5
+
+
+@pytest.mark.parametrize(("label", "why"), [(None, "late is missing in 2 of 840"), (7, "none of the model's classes")])
+def test_label_that_cannot_be_used_leaves_no_metric_and_a_note(bench: Bench, label: int | None, why: str) -> None:
+    rows = holdout_rows()
+    rows["late"] = rows["late"].astype("Int64")
+    rows.loc[[3, 4], "late"] = label
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    assert result.comparisons["roc_auc"].challenger.value is None
+    assert why in result.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["bool", "float64", "Int64", "boolean"])
+def test_labels_of_another_type_than_in_training_are_the_same_classes(bench: Bench, kind: str) -> None:
+    rows = holdout_rows()
+    expected = roc_auc_score(rows["late"], rows["good"])
+    rows["late"] = rows["late"].astype(kind)
+    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    assert result.comparisons["roc_auc"].challenger.value == pytest.approx(expected)
+
+
+def test_challenger_that_is_the_champion_is_noted(bench: Bench) -> None:
+    model = bench.train(Column("good"), name="new")
+    bench.enthrone(model)
+    result = _result(bench, _evaluate(bench, model))
+    assert result.notes == ("The challenger is champion version 1 itself: the same bytes.",)
+    gap = result.comparisons["roc_auc"].difference
+    assert gap is not None
+    assert (gap.value, gap.low, gap.high) == (0.0, 0.0, 0.0)
+
+
+def test_regression_is_measured_in_the_labels_unit(bench: Bench) -> None:
+    bench.respec(
+        task="regression",
+        evaluation={"primary": "mae", "metrics": ["rmse", "r2"], "slices": []},
+        gate={"floors": {}},
+    )
+    bench.enthrone(bench.train(Predicting("poor"), name="old"))
+    rows = holdout_rows()
+    result = _result(bench, _evaluate(bench, bench.train(Predicting("good"), name="new"), rows))
+    assert result.comparisons["mae"].challenger.value == pytest.approx((rows["late"] - rows["good"]).abs().mean())
+    gap = result.comparisons["mae"].difference
+    assert gap is not None
+    assert gap.high is not None
+    assert gap.high < 0
+
+
+def test_multiclass_models_with_other_classes_are_compared_on_all_of_them(bench: Bench) -> None:
+    bench.respec(
+        task="multiclass_classification",
+        evaluation={"primary": "log_loss", "metrics": ["accuracy"], "slices": []},
+        gate={"floors": {}},
+    )
+    rows = holdout_rows()
+    names = np.array(["a", "b", "c"])
+    rows["late"] = names[(rows["good"] * 3).astype(int)]
+    bench.enthrone(bench.train(Classes(("a", "b"), 0.5), name="old"))
+    reference = _evaluate(bench, bench.train(Classes(("a", "b", "c"), 0.9), name="new"), rows)
+    result = _result(bench, reference)
+    assert result.comparisons["accuracy"].challenger.value == 1.0
+    found = result.comparisons["log_loss"]
+    assert found.champion is not None
+    assert found.champion.value is not None
+    assert found.challenger.value == pytest.approx(-np.log(0.9 + 0.1 / 3))
+    assert found.champion.value > 1
+    scores = pd.read_parquet(io.BytesIO(bench.store.read(reference.scores_uri)))
+    assert [name for name in scores if name.startswith("ch")] == [
+        *(f"challenger_score_{name}" for name in names),
+        *(f"champion_score_{name}" for name in names),
+    ]
+    assert (scores["champion_score_c"] == 0).all()
