@@ -125,7 +125,7 @@ def plain_script(home: Path, specs: Path) -> dict[str, Any]:
     path = home / "task.json"
     path.write_text(json.dumps(task))
     began = time.perf_counter()
-    command = [sys.executable, str(REPOSITORY / "bench/plain_cycle.py"), str(path)]
+    command = [sys.executable, str(REPOSITORY / "bench/baselines/plain_cycle.py"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=home)
     seconds = time.perf_counter() - began
     if done.returncode:

@@ -25,8 +25,8 @@ from perennial.spec import spec_paths, suite_path
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SHARDS: Final = 32
-"""25 to 50 specs a shard at 1,000 models: seconds for each parse, and work for every core."""
+DEFAULT_SHARDS: Final = 20
+"""About 50 specs a shard at 1,000 models: a second for each parse, and work for every core."""
 _READY: Final = ".ready"
 
 _SHARD: Final = """# Written by perennial_airflow.bundle: Airflow DAGs of shard {shard} of {shards}.

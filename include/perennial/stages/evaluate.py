@@ -22,6 +22,7 @@ from perennial.ports import ModelRegistry, ObjectStore, RegisteredVersion
 from perennial.spec.model import ModelSpec
 from perennial.stages.frames import load_manifest
 from perennial.stages.holdout import Contender, Holdout, check_times, load_holdout
+from perennial.stages.judged_champion import judged_champion
 from perennial.stages.scoring import Loaded, Scores, load_champion, score_models
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def evaluate_models(
     """Score both models on the snapshot's holdout; without a champion, the challenger alone.
 
     The same snapshot, models, policy and seed give the same reference; what is stored already is not computed again.
+    A run that is repeated judges the champion that it met the first time, also if it has itself moved the alias since.
 
     Raises:
         UnfairComparisonError: the holdout is not newer than a training plus the embargo, a key is in common with one,
@@ -58,7 +60,7 @@ def evaluate_models(
         NoDataError: no row in the holdout window.
     """
     manifest = load_manifest(store, snapshot)
-    champion = registry.champion(spec.name)
+    champion = judged_champion(request, challenger, store=store, root=root, registry=registry)
     contenders = [Contender(title="challenger", model=challenger)]
     if champion is not None:
         contenders.append(Contender(title=f"champion version {champion.version}", model=champion.model))

@@ -1,0 +1,47 @@
+"""Which champion a run judges: the one it met first, however often its stages are repeated.
+
+Without this record, a run that has promoted its challenger and is then repeated from the start (a crash before the
+ledger's entry, or somebody clears it in Airflow) would meet its own challenger as champion, judge it against itself,
+and record a second, contrary outcome.
+"""
+
+from __future__ import annotations
+
+import json
+
+from perennial.domain.fingerprint import canonical_json, digest_of
+from perennial.domain.references import ModelRef
+from perennial.domain.run_request import RunRequest
+from perennial.errors import IntegrityError
+from perennial.ports import ModelRegistry, ObjectStore, RegisteredVersion
+
+
+def judged_champion(
+    request: RunRequest, challenger: ModelRef, *, store: ObjectStore, root: str, registry: ModelRegistry
+) -> RegisteredVersion | None:
+    """The champion that this run judges this challenger against; None if there was none.
+
+    Promotion is fenced: if the alias has moved since, `promote` refuses and asks for a new run.
+
+    Raises:
+        IntegrityError: the record cannot be read.
+    """
+    key = digest_of([request.run_id, challenger.digest])[:32]
+    uri = f"{root}/evaluations/{request.model}/runs/{key}.json"
+    if store.head(uri) is None:
+        champion = registry.champion(request.model)
+        facts = None if champion is None else {"version": champion.version, "model": champion.model.to_dict()}
+        content = canonical_json({"run_id": request.run_id, "challenger": challenger.digest, "champion": facts})
+        store.write(uri, content, content_type="application/json", if_absent=True)
+    try:
+        met = json.loads(store.read(uri))["champion"]
+        if met is None:
+            return None
+        return RegisteredVersion(
+            name=request.model, version=str(met["version"]), model=ModelRef.from_dict(met["model"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{uri} does not tell which champion run {request.run_id} judges ({type(error).__name__}: {error}); "
+            f"find out who wrote it, delete it, and start a new run"
+        ) from error
