@@ -1,6 +1,6 @@
 """The command `perennial`: check, run, history, champion. The same stages as the DAG, with no Airflow in the process.
 
-Exit codes: 0 done (for `run`: any recorded verdict), 1 refused or failed, 2 wrong usage.
+Exit codes: 0 done (for `run`: any recorded verdict), 1 refused or failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import getpass
 import json
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perennial import __version__
 from perennial.domain.times import format_time, parse_time
-from perennial.errors import PerennialError, RequestError, SpecError, SpecProblem, UnknownModelError
+from perennial.errors import BadDataError, PerennialError, RequestError, SpecError, SpecProblem, UnknownModelError
 from perennial.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+_STYLES: Final = {"PROMOTE": "green", "REJECT": "yellow", "INCONCLUSIVE": "yellow", "refused": "red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(arguments, error, EXIT_USAGE)
     except PerennialError as error:
         return _failed(arguments, error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("perennial: interrupted; what was published stays, run again to go on\n")
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,8 +102,7 @@ def _param(text: str) -> tuple[str, Any]:
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> int:
-    from perennial.spec import json_schema, load_spec, load_suite, spec_paths
-    from perennial.stages.estimator import code_version
+    from perennial.spec import json_schema, spec_paths
 
     if arguments.schema:
         _print_json(json_schema())
@@ -108,10 +112,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     good: list[str] = []
     for path in paths:
         try:
-            spec = load_spec(path)
-            load_suite(path.parent.resolve(), spec)
-            code_version(spec, (path.parent.resolve(), path.parent.resolve().parent))
-            good.append(spec.name)
+            good.append(_checked(path))
         except SpecError as error:
             problems += error.problems
     if not paths:
@@ -124,18 +125,35 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     return EXIT_FAILED if problems else EXIT_DONE
 
 
+def _checked(path: Path) -> str:
+    """The name of the model, once spec, suite and the user's function were found to be usable."""
+    from perennial.spec import load_spec, load_suite
+    from perennial.stages.estimator import build_estimator
+
+    spec = load_spec(path)
+    if path.suffix != ".yaml" and path.with_suffix(".yaml").is_file():
+        allowed = f"is already declared by {path.with_suffix('.yaml').name}; delete one of the two"
+        raise SpecError([SpecProblem(path.name, "name", repr(spec.name), allowed)])
+    folder = path.parent.resolve()
+    load_suite(folder, spec)
+    build_estimator(spec, spec.training.params, (folder, folder.parent))
+    return spec.name
+
+
 def _show_check(good: Sequence[str], problems: Sequence[SpecProblem]) -> None:
     from rich.markup import escape
+    from rich.padding import Padding
+    from rich.text import Text
 
     console = _console()
     for name in good:
         console.print(f"[green]good[/]  {escape(name)}")
-    if problems:
-        console.print(
-            _table(
-                ["file", "field", "value", "what is allowed"], [(p.file, p.field, p.value, p.allowed) for p in problems]
-            )
-        )
+    for file in dict.fromkeys(problem.file for problem in problems):
+        console.print(f"[red]bad[/]   {escape(file)}")
+        for problem in (problem for problem in problems if problem.file == file):
+            line = Text(f"{problem.field} = {problem.value}: {problem.allowed}")
+            line.stylize("bold", 0, len(problem.field))
+            console.print(Padding(line, (0, 0, 0, 6), expand=False))
 
 
 def _run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -145,7 +163,8 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     from perennial.spec import load_model
 
     spec = load_model(settings.specs, arguments.model)
-    now = datetime.now(UTC)
+    runtime = build_runtime(settings)
+    now = runtime.clock.now()
     request = RunRequest(
         model=spec.name,
         run_id=f"command__{format_time(now)}",
@@ -154,15 +173,22 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
         reason=arguments.reason,
         requested_by=getpass.getuser(),
         force=arguments.force,
-        params=dict(arguments.param),
+        params=_params(arguments.param),
     )
-    runtime = build_runtime(settings)
     tell = _quiet if arguments.json else _progress(_console())
-    result = run_cycle(runtime, spec, request, on_stage=tell)
+    run_cycle(runtime, spec, request, on_stage=tell)
     entry = next(e for e in reversed(runtime.ledger.entries(spec.name)) if e.run_id == request.run_id)
     _show_entry(entry, as_json=arguments.json)
-    del result
     return EXIT_DONE
+
+
+def _params(given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    params = dict(given)
+    if len(params) < len(given):
+        names = [name for name, _ in given]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise RequestError(f"--param {', '.join(twice)}: given twice; which value counts?")
+    return params
 
 
 def _quiet(_name: str, _reference: Reference | None) -> None:
@@ -184,18 +210,28 @@ def _history(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.json:
         _print_json([{**entry.to_dict(), "outcome": _outcome(entry)} for entry in entries])
         return EXIT_DONE
-    rows = [
-        (
-            str(entry.request["as_of"])[:16].replace("T", " "),
-            str(entry.request["trigger"]),
-            _outcome(entry),
-            _champions(entry),
-            entry.summary,
+    if not entries:
+        _console().print(
+            f"No run of {arguments.model} has come to an end yet; start one: perennial run {arguments.model}"
         )
-        for entry in entries
-    ]
-    _console().print(_table(["as of (UTC)", "trigger", "outcome", "champion", "why"], rows))
+        return EXIT_DONE
+    _show_history(entries)
     return EXIT_DONE
+
+
+def _show_history(entries: Sequence[LedgerEntry]) -> None:
+    """Two lines a run or more: a table's last column would be narrow, and the reason is what people look for."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = _console()
+    console.print("data up to  outcome       champion     trigger    recorded (UTC)", style="dim")
+    for entry in entries:
+        line = Text(f"{_data_up_to(entry)}  ")
+        line.append(f"{_outcome(entry):<12}  ", style=_style(entry))
+        line.append(f"{_champions(entry):<12} {entry.request['trigger']:<10} {entry.recorded_at:%Y-%m-%d %H:%M}")
+        console.print(line)
+        console.print(Padding(Text(entry.summary), (0, 0, 0, 12), expand=False))
 
 
 def _champion(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -207,16 +243,11 @@ def _champion(arguments: argparse.Namespace, settings: Settings) -> int:
         else:
             _console().print(f"{arguments.model} has no champion yet; `perennial history {arguments.model}` tells why")
         return EXIT_FAILED
-    entries = runtime.ledger.entries(arguments.model)
-    promotion = next((e for e in reversed(entries) if e.promoted and e.champion_after == champion.version), None)
+    promotion = next((e for e in reversed(runtime.ledger.entries(arguments.model)) if e.promoted), None)
     facts = {
         "model": champion.name,
         "version": champion.version,
-        "since": format_time(promotion.recorded_at) if promotion else None,
-        "as_of": promotion.request["as_of"] if promotion else None,
-        "why": promotion.summary
-        if promotion
-        else "moved outside Perennial: the ledger has no promotion to this version",
+        **_promotion_facts(champion.version, promotion),
         **champion.model.to_dict(),
     }
     facts.pop("kind")
@@ -225,6 +256,18 @@ def _champion(arguments: argparse.Namespace, settings: Settings) -> int:
     else:
         _console().print(_table(["", champion.name], [(name, str(value)) for name, value in facts.items()]))
     return EXIT_DONE
+
+
+def _promotion_facts(version: str, newest: LedgerEntry | None) -> dict[str, Any]:
+    """Since when and why this version serves, by the newest promotion on record."""
+    if newest is not None and newest.champion_after == version:
+        return {"since": format_time(newest.recorded_at), "as_of": newest.request["as_of"], "why": newest.summary}
+    found = (
+        f"the newest promotion on record is to version {newest.champion_after}, {format_time(newest.recorded_at)}"
+        if newest is not None
+        else "the ledger has no promotion"
+    )
+    return {"since": None, "as_of": None, "why": f"the alias was moved outside Perennial: {found}"}
 
 
 def _known_runtime(arguments: argparse.Namespace, settings: Settings) -> Runtime:
@@ -240,8 +283,18 @@ def _known_runtime(arguments: argparse.Namespace, settings: Settings) -> Runtime
     return build_runtime(settings)
 
 
+def _data_up_to(entry: LedgerEntry) -> str:
+    """Day of the newest data that the run saw; of a run that saw none, the day on which it stood."""
+    snapshot: dict[str, Any] = entry.references.get("snapshot", {})
+    return str(snapshot.get("watermark", entry.request["as_of"]))[:10]
+
+
 def _outcome(entry: LedgerEntry) -> str:
     return entry.verdict or entry.kind.replace("_", " ")
+
+
+def _style(entry: LedgerEntry) -> str:
+    return _STYLES.get(_outcome(entry), "cyan")
 
 
 def _champions(entry: LedgerEntry) -> str:
@@ -250,23 +303,25 @@ def _champions(entry: LedgerEntry) -> str:
 
 
 def _show_entry(entry: LedgerEntry, *, as_json: bool) -> None:
-    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.text import Text
 
     if as_json:
         _print_json({**entry.to_dict(), "outcome": _outcome(entry)})
         return
     console = _console()
-    console.print(f"\n[bold]{_outcome(entry)}[/]  {escape(entry.summary)}")
-    for reason in entry.reasons:
-        console.print(f"  - {escape(reason)}")
-    console.print(f"  champion: {_champions(entry)}")
+    console.print()
+    console.print(Text(_outcome(entry), style=f"bold {_style(entry)}"), Text(f" champion {_champions(entry)}"))
+    for reason in entry.reasons or [entry.summary]:  # the summary is the first of the reasons
+        console.print(Padding(Text(reason), (0, 0, 0, 4), expand=False))
     if entry.page_uri:
-        console.print(f"  page: {entry.page_uri}")
+        console.print(f"page: {entry.page_uri}", markup=False, soft_wrap=True)
 
 
 def _failed(arguments: argparse.Namespace, error: PerennialError, code: int) -> int:
     if getattr(arguments, "json", False):
-        _print_json({"error": type(error).__name__, "message": str(error)})
+        page = {"page_uri": error.page_uri} if isinstance(error, BadDataError) else {}
+        _print_json({"error": type(error).__name__, "message": str(error), **page})
     else:
         sys.stderr.write(f"perennial: {error}\n")
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from perennial.domain.evaluation import EvaluationResult
+from perennial.domain.fingerprint import policy_digest
 from perennial.domain.references import (
     DecisionRef,
     EvaluationRef,
@@ -41,6 +44,7 @@ def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> Snapshot
             registry=runtime.registry,
             clock=runtime.clock,
             code_version=code_version(spec, runtime.import_roots),
+            policy=_policy(runtime, spec),
         )
 
 
@@ -110,7 +114,7 @@ def decide(
         )
         runtime.registry.annotate(
             model.run_id,
-            metrics={},
+            metrics=_holdout_metrics(runtime, evaluation),
             tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
         )
     return decision
@@ -140,7 +144,18 @@ def promote(
             registry=runtime.registry,
             ledger=runtime.ledger,
             clock=runtime.clock,
+            policy=_policy(runtime, spec),
         )
+
+
+def _holdout_metrics(runtime: Runtime, evaluation: EvaluationRef) -> dict[str, float]:
+    result = EvaluationResult.from_dict(json.loads(runtime.store.read(evaluation.uri)))
+    found = {name: comparison.challenger.value for name, comparison in result.comparisons.items()}
+    return {f"holdout_{name}": value for name, value in found.items() if value is not None}
+
+
+def _policy(runtime: Runtime, spec: ModelSpec) -> str:
+    return policy_digest(spec, load_suite(runtime.specs, spec))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

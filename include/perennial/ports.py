@@ -102,6 +102,10 @@ class ModelRegistry(Protocol):
         """The version that the alias `champion` names, or None."""
         ...
 
+    def champion_version(self, model: str) -> str | None:
+        """The version that the alias `champion` names, whoever registered it and put it there; or None."""
+        ...
+
     def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:
         """The version that holds this digest: the one already there, else a new one."""
         ...

@@ -195,3 +195,40 @@ def test_server_that_is_down_is_a_transient_error(monkeypatch: pytest.MonkeyPatc
 
 class _Stranger:
     """A type outside the libraries that skops has never heard of."""
+
+
+def test_champion_version_is_told_whoever_registered_it(mlflow_server: tuple[str, Path], model: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    url, _ = mlflow_server
+    client = MlflowClient(tracking_uri=url, registry_uri=url)
+    assert MlflowRegistry(url).champion_version(model) is None
+    client.create_registered_model(model)
+    version = client.create_model_version(model, source="s3://elsewhere/model")
+    client.set_registered_model_alias(model, "champion", version.version)
+    assert MlflowRegistry(url).champion_version(model) == "1"
+
+
+def test_training_that_cannot_be_logged_leaves_a_failed_run(mlflow_server: tuple[str, Path], model: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    training = _training(model)
+    training.estimator.note = _Stranger()
+    with pytest.raises(TerminalError):
+        MlflowRegistry(mlflow_server[0]).log_training(training)
+    client = MlflowClient(tracking_uri=mlflow_server[0])
+    experiment = client.get_experiment_by_name(f"perennial/{model}")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_credentials_in_the_servers_address_reach_neither_links_nor_errors(
+    mlflow_server: tuple[str, Path], model: str
+) -> None:
+    url, _ = mlflow_server
+    registry = MlflowRegistry(url.replace("://", "://joe:hunter2@"))
+    logged = registry.log_training(_training(model))
+    assert "hunter2" not in registry.run_url(logged.run_id)
+    with pytest.raises(Exception, match="could not") as caught:
+        registry.run_url("0" * 32)
+    assert "hunter2" not in str(caught.value)

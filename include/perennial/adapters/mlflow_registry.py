@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from mlflow.tracking import MlflowClient
@@ -87,26 +89,34 @@ class MlflowRegistry:
         """One run with everything in it; only a run that got that far is `FINISHED` and can be found again."""
         with _answers("log the training"), tempfile.TemporaryDirectory(prefix="perennial-model-") as folder:
             experiment_id = self._experiment(training.model)
-            run = self._client.create_run(experiment_id, run_name=training.run_name)
-            run_id = run.info.run_id
-            logged = self._client.create_logged_model(
-                experiment_id, name=training.model, source_run_id=run_id, model_type=training.task
-            )
-            path = Path(folder) / "model"
-            _save(training, path, run_id=run_id, model_id=logged.model_id)
-            reference = ModelRef(
-                model_uri=f"models:/{logged.model_id}",
-                run_id=run_id,
-                digest=digest_of_folder(path),
-                fingerprint=training.fingerprint,
-                snapshot_sha256=training.dataset_sha256,
-                training_start=training.training_start,
-                training_end=training.training_end,
-            )
-            self._client.log_model_artifacts(logged.model_id, str(path))
-            self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-            self._log_facts(training, run_id, logged.model_id, _tags_of(reference))
+            run_id = self._client.create_run(experiment_id, run_name=training.run_name).info.run_id
+            try:
+                reference = self._log_all(training, experiment_id, run_id, Path(folder) / "model")
+            except Exception:
+                # Best effort: the error that counts is the one that brought us here.
+                with suppress(Exception):
+                    self._client.set_terminated(run_id, "FAILED")
+                raise
             self._client.set_terminated(run_id, "FINISHED")
+        return reference
+
+    def _log_all(self, training: FittedTraining, experiment_id: str, run_id: str, path: Path) -> ModelRef:
+        logged = self._client.create_logged_model(
+            experiment_id, name=training.model, source_run_id=run_id, model_type=training.task
+        )
+        _save(training, path, run_id=run_id, model_id=logged.model_id)
+        reference = ModelRef(
+            model_uri=f"models:/{logged.model_id}",
+            run_id=run_id,
+            digest=digest_of_folder(path),
+            fingerprint=training.fingerprint,
+            snapshot_sha256=training.dataset_sha256,
+            training_start=training.training_start,
+            training_end=training.training_end,
+        )
+        self._client.log_model_artifacts(logged.model_id, str(path))
+        self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        self._log_facts(training, run_id, logged.model_id, _tags_of(reference))
         return reference
 
     def load(self, model: ModelRef) -> Any:
@@ -124,19 +134,16 @@ class MlflowRegistry:
             if found != model.digest:
                 raise IntegrityError(
                     f"the files of {model.model_uri} have digest {found}, recorded at training was {model.digest}; "
-                    f"they were changed afterwards and are not loaded. Restore the artifact or train anew (force)"
+                    f"they were changed afterwards and are not loaded. Restore them, or delete MLflow run "
+                    f"{model.run_id} and start a new run, which trains anew"
                 )
             return mlflow.sklearn.load_model(str(path))
 
     def champion(self, model: str) -> RegisteredVersion | None:
         """The version behind the alias `champion`."""
-        with _answers(f"look up the champion of {model}"):
-            try:
-                found = self._client.get_model_version_by_alias(model, CHAMPION_ALIAS)
-            except MlflowException as error:
-                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                    return None
-                raise
+        found = self._behind_alias(model)
+        if found is None:
+            return None
         try:
             trained = _reference_from(found.tags)
         except KeyError as error:
@@ -146,6 +153,20 @@ class MlflowRegistry:
                 f"version that Perennial registered, or delete the alias to start over"
             ) from error
         return RegisteredVersion(name=model, version=str(found.version), model=trained)
+
+    def champion_version(self, model: str) -> str | None:
+        """The version's number; its tags do not matter."""
+        found = self._behind_alias(model)
+        return None if found is None else str(found.version)
+
+    def _behind_alias(self, model: str) -> ModelVersion | None:
+        with _answers(f"look up the champion of {model}"):
+            try:
+                return self._client.get_model_version_by_alias(model, CHAMPION_ALIAS)
+            except MlflowException as error:
+                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    return None
+                raise
 
     def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:
         """Idempotent on the digest."""
@@ -176,10 +197,12 @@ class MlflowRegistry:
             self._client.log_batch(run_id, metrics=_metrics(metrics), tags=[RunTag(k, v) for k, v in tags.items()])
 
     def run_url(self, run_id: str) -> str:
-        """Page of the run in MLflow's UI."""
+        """Page of the run in MLflow's UI, without credentials; empty if the server is not reached by HTTP."""
+        if not self._uri.startswith(("http://", "https://")):
+            return ""
         with _answers(f"find run {run_id}"):
             experiment_id = self._client.get_run(run_id).info.experiment_id
-        return f"{self._uri}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{_without_credentials(self._uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def _experiment(self, model: str) -> str:
         name = _experiment_name(model)
@@ -241,12 +264,17 @@ def _answers(action: str) -> Iterator[None]:
     except requests.RequestException as error:
         raise RegistryUnavailableError(f"could not {action}: MLflow did not answer ({type(error).__name__})") from error
     except MlflowException as error:
-        message = f"could not {action}: {str(error)[:500]}"
+        message = _without_credentials(f"could not {action}: {str(error)[:500]}")
         if error.error_code in _TRANSIENT_CODES or isinstance(error.__cause__, requests.RequestException):
             raise RegistryUnavailableError(message) from error
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFoundError(message) from error
         raise TerminalError(message) from error
+
+
+def _without_credentials(text: str) -> str:
+    """Without user and password of any address in it (invariant 12)."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def _save(training: FittedTraining, path: Path, *, run_id: str, model_id: str) -> None:

@@ -54,3 +54,15 @@ def training_fingerprint(spec: ModelSpec, *, snapshot_sha256: str, params: Mappi
             "code": code_version,
         }
     )
+
+
+def policy_digest(spec: ModelSpec, suite: Mapping[str, Any]) -> str:
+    """What makes two judgements of one training the same: evaluation, gate, and the checks of the data."""
+    return digest_of(
+        {
+            "evaluation": spec.evaluation.model_dump(mode="json"),
+            "gate": spec.gate.model_dump(mode="json"),
+            "on_refused_file": spec.data.on_refused_file,
+            "suite": dict(suite),
+        }
+    )

@@ -162,7 +162,12 @@ def _against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) ->
     comparison = evaluation.comparisons.get(primary)
     gap = comparison.difference if comparison is not None else None
     obstacle = _obstacle(gate, evaluation, primary)
-    verdict, sentence = (Outcome.UNDECIDED, obstacle) if obstacle else _judge_gap(gate.rule, evaluation, primary)
+    if _is_champion_itself(evaluation):
+        verdict, sentence = Outcome.FAIL, "The challenger is the champion itself, the same bytes: nothing to promote."
+    elif obstacle:
+        verdict, sentence = Outcome.UNDECIDED, obstacle
+    else:
+        verdict, sentence = _judge_gap(gate.rule, evaluation, primary)
     yield RuleOutcome(
         name=gate.rule.kind,
         metric=primary,
@@ -195,6 +200,11 @@ def _has_champion(evaluation: EvaluationResult) -> bool:
         or evaluation.champion is not None
         or any(found.champion is not None or found.difference is not None for found in evaluation.comparisons.values())
     )
+
+
+def _is_champion_itself(evaluation: EvaluationResult) -> bool:
+    champion = evaluation.champion or {}
+    return champion.get("digest") is not None and champion.get("digest") == evaluation.challenger.get("digest")
 
 
 def _obstacle(gate: Gate, evaluation: EvaluationResult, primary: str) -> str | None:

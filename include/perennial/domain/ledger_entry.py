@@ -40,6 +40,8 @@ class LedgerEntry:
     reasons: Sequence[str] = ()
     fingerprint: str | None = None
     """The training's; a later run with the same one has nothing new to judge."""
+    policy: str | None = None
+    """Digest of how it was judged (`policy_digest`); a changed policy is something new to judge by."""
     page_uri: str | None = None
     """The page to read first: the decision's, or the refused data's."""
     references: Mapping[str, Any] = field(default_factory=dict)

@@ -17,8 +17,9 @@ from perennial.spec.model import ModelSpec
 
 SUFFIXES: Final = (".yaml", ".yml")
 MAX_SPEC_BYTES: Final = 256 * 1024
-_SECRET_NAME: Final = re.compile(r"(?i)(^|_)(password|passwd|secret|token|api_?key|access_?key|credentials?)($|_)")
+_SECRET_NAME: Final = re.compile(r"(?i)(^|_)(password|passwd|secret|token|api_?key|(access|secret)_?key|credentials?)$")
 _SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+HIDDEN: Final = "(hidden)"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -39,10 +40,11 @@ def load_spec(path: Path) -> ModelSpec:
         spec = ModelSpec.model_validate(document)
     except ValidationError as error:
         hidden = {problem.field for problem in problems}
-        found = (_problem(path.name, detail) for detail in error.errors(include_url=False))
+        found = [_problem(path.name, detail) for detail in error.errors(include_url=False)]
+        if isinstance(document.get("name"), str) and not any(problem.field == "name" for problem in found):
+            found += _misnamed(path, document["name"])
         raise SpecError([*problems, *(problem for problem in found if problem.field not in hidden)]) from None
-    if spec.name != path.stem:
-        problems.append(SpecProblem(path.name, "name", repr(spec.name), f"must be the file's own name, {path.stem!r}"))
+    problems += _misnamed(path, spec.name)
     if problems:
         raise SpecError(problems)
     return spec
@@ -103,6 +105,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _misnamed(path: Path, name: str) -> list[SpecProblem]:
+    allowed = f"must be the file's own name, {path.stem!r}"
+    return [] if name == path.stem else [SpecProblem(path.name, "name", repr(name), allowed)]
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_SPEC_BYTES:
@@ -122,7 +129,10 @@ def _problem(file: str, detail: ErrorDetails) -> SpecProblem:
     field = ".".join(str(part) for part in detail["loc"]) or "(whole spec)"
     if detail["type"] == "missing":
         return SpecProblem(file, field, "(missing)", "this field is required")
-    value = _short(detail["input"])
+    # Of a whole section that is wrong, a secret may be one part.
+    value = (
+        HIDDEN if detail["loc"] and _SECRET_NAME.search(str(detail["loc"][-1])) else _short(_masked(detail["input"]))
+    )
     if detail["type"] == "extra_forbidden":
         return SpecProblem(file, field, value, "there is no such field")
     return SpecProblem(file, field, value, detail["msg"].removeprefix("Value error, "))
@@ -133,6 +143,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _masked(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: HIDDEN if _SECRET_NAME.search(str(key)) else _masked(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_masked(value) for value in node]
+    return HIDDEN if isinstance(node, str) and _SECRET_VALUE.search(node) else node
+
+
 def _secrets(file: str, node: Any, where: tuple[str, ...]) -> Iterator[SpecProblem]:
     """Fields that look like secrets. Their values are never repeated in the message (invariant 12)."""
     allowed = "secrets have no place in a spec; use an Airflow connection or the environment"
@@ -140,11 +158,11 @@ def _secrets(file: str, node: Any, where: tuple[str, ...]) -> Iterator[SpecProbl
         for key, value in node.items():
             inner = (*where, str(key))
             if _SECRET_NAME.search(str(key)):
-                yield SpecProblem(file, ".".join(inner), "(hidden)", allowed)
+                yield SpecProblem(file, ".".join(inner), HIDDEN, allowed)
             else:
                 yield from _secrets(file, value, inner)
     elif isinstance(node, list):
         for position, value in enumerate(node):
             yield from _secrets(file, value, (*where, str(position)))
     elif isinstance(node, str) and _SECRET_VALUE.search(node):
-        yield SpecProblem(file, ".".join(where), "(hidden)", allowed)
+        yield SpecProblem(file, ".".join(where), HIDDEN, allowed)

@@ -13,6 +13,7 @@ from perennial.domain.gate import Decision, decide
 from perennial.domain.references import DecisionRef, EvaluationRef
 from perennial.domain.run_request import RunRequest
 from perennial.errors import IntegrityError
+from perennial.json_objects import put_once
 from perennial.ports import ObjectStore
 from perennial.reports.decision_page import decision_page
 from perennial.spec.model import ModelSpec
@@ -44,8 +45,7 @@ def decide_promotion(
     folder = f"{root}/decisions/{spec.name}/{key}"
     page = decision_page(spec, request, reference=evaluation, evaluation=result, decision=decision, run_url=run_url)
     store.write(f"{folder}/page.html", page, content_type="text/html; charset=utf-8", if_absent=True)
-    store.write(f"{folder}/decision.json", canonical_json(content), content_type="application/json", if_absent=True)
-    stored = store.read(f"{folder}/decision.json")
+    stored = put_once(store, f"{folder}/decision.json", canonical_json(content))
     said = json.loads(stored)
     _log.info("%s %s decide: %s", spec.name, request.run_id, said["summary"])
     return DecisionRef(

@@ -18,6 +18,7 @@ from perennial.domain.references import EvaluationRef, ModelRef, SnapshotRef
 from perennial.domain.resampling import Codes
 from perennial.domain.run_request import RunRequest
 from perennial.domain.times import format_time
+from perennial.json_objects import put_once, stored_object
 from perennial.ports import ModelRegistry, ObjectStore, RegisteredVersion
 from perennial.spec.model import ModelSpec
 from perennial.stages.frames import load_manifest
@@ -71,13 +72,12 @@ def evaluate_models(
     holdout = load_holdout(spec, manifest, columns, contenders, store=store, root=root)
     key = _key(spec, holdout, challenger, champion)
     folder = f"{root}/evaluations/{spec.name}/{key}"
-    if store.head(f"{folder}/evaluation.json") is None:
+    if stored_object(store, f"{folder}/evaluation.json") is None:
         version = champion.version if champion is not None else None
         scores = score_models(spec, holdout.frame, mine, theirs, version)
         result = _measure(spec, holdout, scores, challenger, champion, seed=int(key[:16], 16))
         store.write(f"{folder}/scores.parquet", _scores_file(spec, holdout, scores), content_type=_PARQUET)
-        content = canonical_json(asdict(result))
-        store.write(f"{folder}/evaluation.json", content, content_type="application/json", if_absent=True)
+        put_once(store, f"{folder}/evaluation.json", canonical_json(asdict(result)))
     reference = _reference(store, folder)
     _log.info("%s %s evaluate: %d rows, %s", spec.name, request.run_id, reference.rows, reference.uri)
     return reference

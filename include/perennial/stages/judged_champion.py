@@ -13,6 +13,7 @@ from perennial.domain.fingerprint import canonical_json, digest_of
 from perennial.domain.references import ModelRef
 from perennial.domain.run_request import RunRequest
 from perennial.errors import IntegrityError
+from perennial.json_objects import put_once, stored_object
 from perennial.ports import ModelRegistry, ObjectStore, RegisteredVersion
 
 
@@ -28,11 +29,11 @@ def judged_champion(
     """
     key = digest_of([request.run_id, challenger.digest])[:32]
     uri = f"{root}/evaluations/{request.model}/runs/{key}.json"
-    if store.head(uri) is None:
+    if stored_object(store, uri) is None:
         champion = registry.champion(request.model)
         facts = None if champion is None else {"version": champion.version, "model": champion.model.to_dict()}
         content = canonical_json({"run_id": request.run_id, "challenger": challenger.digest, "champion": facts})
-        store.write(uri, content, content_type="application/json", if_absent=True)
+        put_once(store, uri, content)
     try:
         met = json.loads(store.read(uri))["champion"]
         if met is None:

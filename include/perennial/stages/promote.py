@@ -14,7 +14,7 @@ from perennial.domain.fingerprint import sha256_of
 from perennial.domain.ledger_entry import LedgerEntry
 from perennial.domain.references import DecisionRef, EvaluationRef, ModelRef, PromotionRef, SnapshotRef, Verdict
 from perennial.domain.run_request import RunRequest
-from perennial.errors import FenceError, IntegrityError
+from perennial.errors import FenceError, IntegrityError, LedgerConflictError
 from perennial.ledger import Ledger
 from perennial.ports import Clock, ModelRegistry, ObjectStore
 from perennial.spec.model import ModelSpec
@@ -35,6 +35,7 @@ def carry_out(
     registry: ModelRegistry,
     ledger: Ledger,
     clock: Clock,
+    policy: str,
 ) -> PromotionRef:
     """Promote if the verdict says so, and append the outcome to the ledger in any case.
 
@@ -44,7 +45,9 @@ def carry_out(
     """
     reasons = _verified_reasons(store, decision, model)
     promoted = decision.verdict == Verdict.PROMOTE
-    after = _move_alias(spec, model, decision, registry) if promoted else decision.champion_version
+    # If nothing is moved, not the judged one counts: another run, or a person, may have moved the alias since.
+    before = decision.champion_version if promoted else registry.champion_version(spec.name)
+    after = _move_alias(spec, model, decision, registry) if promoted else before
     entry = LedgerEntry(
         kind="decision",
         model=spec.name,
@@ -52,20 +55,30 @@ def carry_out(
         request=request.to_dict(),
         evidence_sha256=decision.sha256,
         summary=decision.summary,
-        champion_before=decision.champion_version,
+        champion_before=before,
         champion_after=after,
         verdict=decision.verdict,
         promoted=promoted,
         reasons=reasons,
         fingerprint=model.fingerprint,
+        policy=policy,
         page_uri=decision.page_uri,
         references={ref.kind: ref.to_dict() for ref in (snapshot, model, evaluation, decision)},
     )
-    uri = ledger.append(entry)
+    uri = _record(entry, ledger)
     _log.info("%s %s promote: %s, champion is version %s", spec.name, request.run_id, decision.verdict, after)
-    return PromotionRef(
-        ledger_uri=uri, promoted=promoted, champion_before=decision.champion_version, champion_after=after
-    )
+    return PromotionRef(ledger_uri=uri, promoted=promoted, champion_before=before, champion_after=after)
+
+
+def _record(entry: LedgerEntry, ledger: Ledger) -> str:
+    try:
+        return ledger.append(entry)
+    except LedgerConflictError:
+        if entry.promoted:
+            raise
+        # Only the champion can differ, if another run promoted between two tries: the first try's record stands.
+        _log.warning("%s %s promote: this was recorded under another champion", entry.model, entry.run_id)
+        return ledger.uri_of(entry)
 
 
 def _verified_reasons(store: ObjectStore, decision: DecisionRef, model: ModelRef) -> list[str]:
@@ -83,10 +96,11 @@ def _verified_reasons(store: ObjectStore, decision: DecisionRef, model: ModelRef
 
 def _move_alias(spec: ModelSpec, model: ModelRef, decision: DecisionRef, registry: ModelRegistry) -> str:
     """Fenced: only if the champion is still the judged one, or already the challenger (a retry after a crash)."""
-    champion = registry.champion(spec.name)
-    if champion is not None and champion.model.digest == model.digest:
-        return champion.version
-    current = champion.version if champion is not None else None
+    current = registry.champion_version(spec.name)
+    if current is not None and current != decision.champion_version:
+        champion = registry.champion(spec.name)
+        if champion is not None and champion.model.digest == model.digest:
+            return champion.version
     if current != decision.champion_version:
         raise FenceError(
             f"{spec.name}: the decision judged champion version {decision.champion_version}, but the alias now names "
@@ -94,8 +108,7 @@ def _move_alias(spec: ModelSpec, model: ModelRef, decision: DecisionRef, registr
         )
     version = registry.register(spec.name, model, {"perennial.decision_uri": decision.uri})
     registry.point_alias(spec.name, CHAMPION, version)
-    moved = registry.champion(spec.name)
-    if moved is None or moved.version != version:
-        found = moved.version if moved is not None else None
+    found = registry.champion_version(spec.name)
+    if found != version:
         raise FenceError(f"{spec.name}: moved the alias to version {version}, but it names {found} right afterwards")
     return version

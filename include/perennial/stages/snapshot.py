@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from perennial.domain.fingerprint import training_fingerprint
 from perennial.domain.ledger_entry import LedgerEntry
@@ -17,6 +18,7 @@ from perennial.domain.references import SnapshotRef
 from perennial.domain.run_request import RunRequest, training_params
 from perennial.domain.snapshot_plan import LandedFile, SnapshotPlan, plan_snapshot, straddling
 from perennial.domain.times import format_time
+from perennial.errors import LedgerConflictError, RequestError
 from perennial.ledger import Ledger
 from perennial.ports import Clock, ModelRegistry, ObjectStore
 from perennial.spec.model import ModelSpec
@@ -25,6 +27,8 @@ from perennial.stages.landed_files import LandedFiles, object_uri
 from perennial.stages.landing import looking_at
 
 _log = logging.getLogger(__name__)
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+"""Clocks of two machines differ a little."""
 
 
 def take_snapshot(
@@ -37,20 +41,26 @@ def take_snapshot(
     registry: ModelRegistry,
     clock: Clock,
     code_version: str,
+    policy: str,
 ) -> SnapshotRef:
     """Freeze the data of a run. The manifest is written before this returns.
 
-    If an earlier run judged exactly this training (data, windows, parameters, code), that is recorded as
-    `nothing_new`, and the reference names the entry. Not so if files were refused: somebody has to see them, and
-    validate tells; nor if the request forces a run.
+    If an earlier run judged exactly this training (data, windows, parameters, code) by this policy (evaluation, gate,
+    suite), that is recorded as `nothing_new`, and the reference names the entry. Not so if files were refused and the
+    spec wants to hear of it: validate tells; nor if the request forces a run.
 
     Raises:
         NoDataError: no usable rows in the training window or in the holdout.
         NotFoundError: no such bucket.
-        RequestError: parameter overrides that the spec does not allow.
+        RequestError: parameter overrides that the spec does not allow, or a time in the future.
         StoreUnavailableError: the store does not answer.
     """
     params = training_params(spec, request)
+    if request.as_of > clock.now() + CLOCK_TOLERANCE:
+        raise RequestError(
+            f"as_of {format_time(request.as_of)} lies in the future (now is {format_time(clock.now())}): labels that "
+            f"are still to come would count as known. Choose a time that has passed, or leave it empty"
+        )
     landed: LandedFiles | None = None
 
     def sees_all() -> bool:
@@ -69,6 +79,7 @@ def take_snapshot(
             registry=registry,
             clock=clock,
             code_version=code_version,
+            policy=policy,
         )
 
 
@@ -84,13 +95,14 @@ def _freeze(
     registry: ModelRegistry,
     clock: Clock,
     code_version: str,
+    policy: str,
 ) -> SnapshotRef:
     plan = _plan(landed, spec, request, store=store, root=root)
     manifest = _manifest(spec, plan, root)
     fingerprint = training_fingerprint(
         spec, snapshot_sha256=manifest.data_sha256, params=params, code_version=code_version
     )
-    earlier = _judged_before(spec, request, manifest, ledger, fingerprint)
+    earlier = _judged_before(spec, request, manifest, ledger, fingerprint, policy)
     if earlier is None and landed.forget_lost_copies(plan.files):
         plan = _plan(landed, spec, request, store=store, root=root)
         manifest = _manifest(spec, plan, root)
@@ -174,11 +186,12 @@ def _publish(spec: ModelSpec, manifest: Manifest, *, store: ObjectStore, root: s
 
 
 def _judged_before(
-    spec: ModelSpec, request: RunRequest, manifest: Manifest, ledger: Ledger, fingerprint: str
+    spec: ModelSpec, request: RunRequest, manifest: Manifest, ledger: Ledger, fingerprint: str, policy: str
 ) -> LedgerEntry | None:
-    if request.force or manifest.refused:
+    # Files that were refused have to be told by validate, if the spec wants to hear of them.
+    if request.force or (manifest.refused and spec.data.on_refused_file == "fail"):
         return None
-    earlier = ledger.judged(spec.name, fingerprint)
+    earlier = ledger.judged(spec.name, fingerprint, policy)
     # A run whose stages are repeated finds its own decision; that is no reason to stop it.
     return None if earlier is None or earlier.run_id == request.run_id else earlier
 
@@ -193,27 +206,30 @@ def _record_nothing_new(
     clock: Clock,
 ) -> None:
     # Asked anew: since that entry, another run may have promoted something else.
-    champion = registry.champion(request.model)
-    version = champion.version if champion is not None else None
+    version = registry.champion_version(request.model)
     summary = (
         f"Nothing new: data up to {format_time(ref.watermark)}, parameters and code are those that entry "
         f"{earlier.entry_id} of {format_time(earlier.recorded_at)} judged ({earlier.verdict})."
     )
-    ledger.append(
-        LedgerEntry(
-            kind="nothing_new",
-            model=request.model,
-            recorded_at=clock.now(),
-            request=request.to_dict(),
-            evidence_sha256=ref.sha256,
-            summary=summary,
-            champion_before=version,
-            champion_after=version,
-            fingerprint=earlier.fingerprint,
-            page_uri=earlier.page_uri,
-            references={"snapshot": ref.to_dict()},
-        )
+    entry = LedgerEntry(
+        kind="nothing_new",
+        model=request.model,
+        recorded_at=clock.now(),
+        request=request.to_dict(),
+        evidence_sha256=ref.sha256,
+        summary=summary,
+        champion_before=version,
+        champion_after=version,
+        fingerprint=earlier.fingerprint,
+        policy=earlier.policy,
+        page_uri=earlier.page_uri,
+        references={"snapshot": ref.to_dict()},
     )
+    try:
+        ledger.append(entry)
+    except LedgerConflictError:
+        # Between two tries another run judged or promoted something: the first try's record stands.
+        _log.warning("%s %s snapshot: this was recorded under another champion", request.model, request.run_id)
     _log.info("%s %s snapshot: %s", request.model, request.run_id, summary)
 
 

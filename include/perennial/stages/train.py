@@ -112,7 +112,9 @@ def _check(spec: ModelSpec, frame: pd.DataFrame, window: str) -> None:
 def _fit(spec: ModelSpec, estimator: Any, frame: pd.DataFrame) -> Any:
     try:
         return estimator.fit(frame[list(spec.data.feature_columns)], frame[spec.data.label_column])
-    except (ValueError, TypeError, KeyError) as error:
+    except (MemoryError, OSError):
+        raise  # the machine's fault; another try may get through
+    except Exception as error:  # the user's code may raise anything
         allowed = f"fit() must accept the spec's feature_columns; it raised {type(error).__name__}: {error}"
         problem = SpecProblem(f"{spec.name}.yaml", "training.estimator", repr(spec.training.estimator), allowed)
         raise SpecError([problem]) from error

@@ -253,8 +253,7 @@ def _record_refusal(
     registry: ModelRegistry,
     clock: Clock,
 ) -> None:
-    champion = registry.champion(spec.name)
-    version = champion.version if champion else None
+    version = registry.champion_version(spec.name)
     entry = LedgerEntry(
         kind="refused",
         model=spec.name,

@@ -69,6 +69,10 @@ class MemoryRegistry:
             return None
         return RegisteredVersion(name=model, version=version, model=self._versions[model][int(version) - 1])
 
+    def champion_version(self, model: str) -> str | None:
+        """The version behind the alias `champion`."""
+        return self._aliases.get((model, "champion"))
+
     def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:  # noqa: ARG002 - kept nowhere
         """Idempotent on the digest."""
         versions = self._versions.setdefault(model, [])

@@ -144,6 +144,7 @@ def snap(
         registry=MemoryRegistry(),
         clock=FixedClock(now or datetime.now(UTC)),
         code_version="1",
+        policy="p",
     )
 
 

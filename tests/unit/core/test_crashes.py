@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 
 from perennial import cycle
 from perennial.domain.references import Reference
+from perennial.domain.run_request import RunRequest
 from perennial.errors import BadDataError, TransientError
 from perennial.runtime import Runtime
 from perennial.spec.model import ModelSpec
@@ -91,12 +92,12 @@ class Run:
     """One run as Airflow does it: a process a stage, references in between, each stage repeated until it succeeds."""
 
     world: World
+    request: RunRequest
     references: dict[str, Any] = field(default_factory=dict)
 
     def go(self, runtime: Runtime) -> None:
         """The stages that have not handed on a reference yet."""
-        spec, request = self.world.spec, self.world.request(run_id="the-run", as_of=self.world.clock.now())
-        given = self.references
+        spec, request, given = self.world.spec, self.request, self.references
         calls: dict[str, Callable[[], Reference]] = {
             "snapshot": lambda: cycle.snapshot(runtime, spec, request),
             "validate": lambda: cycle.validate(runtime, spec, request, given["snapshot"]),
@@ -126,8 +127,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def _copy(world: World, folder: Path) -> World:
     shutil.copytree(world.folder, folder, copy_function=shutil.copy2)
-    copied = World(folder, registry=copy.deepcopy(world.registry), spec=world.spec, clock=world.clock)
-    return copied
+    return World(folder, registry=copy.deepcopy(world.registry), spec=world.spec, clock=world.clock)
 
 
 def _runtime(world: World, store: Any, registry: Any) -> Runtime:
@@ -140,8 +140,8 @@ def _runtime(world: World, store: Any, registry: Any) -> Runtime:
 
 
 def _retry(run: Run, night: Night) -> None:
-    """Until it ends as it has to: the same night, some minutes later."""
-    run.world.clock = FixedClock(run.world.clock.now())
+    """Ten minutes later, with all servers well."""
+    run.world.clock = FixedClock(run.world.clock.now() + timedelta(minutes=10))
     if night.outcome != "refused":
         run.go(run.world.runtime)
         return
@@ -192,7 +192,7 @@ def test_crash_around_every_effect_is_completed_by_the_retry(
         world = _copy(origin, tmp_path / str(at))
         champion = world.registry.champion("toy")
         fault = Fault(at=at, after=after, fatal=True)
-        run = Run(world)
+        run = Run(world, world.request(run_id="the-run"))
         try:
             run.go(_runtime(world, *crashing(world.store, world.registry, fault)))
         except BadDataError:
@@ -200,8 +200,7 @@ def test_crash_around_every_effect_is_completed_by_the_retry(
         except ProcessDied:
             pass
         _assert_nothing_half_done(world, None if champion is None else champion.version)
-        from_the_start = Run(_copy(world, tmp_path / f"{at} from the start"))
-        from_the_start.world.registry = copy.deepcopy(world.registry)
+        from_the_start = Run(_copy(world, tmp_path / f"{at} from the start"), run.request)
         for retried in (run, from_the_start):
             _retry(retried, night)
             _assert_one_right_end(retried.world, night)
@@ -211,6 +210,7 @@ def test_crash_around_every_effect_is_completed_by_the_retry(
     assert len(fault.calls) >= 2
 
 
+@pytest.mark.parametrize("prepared", ["champion replaced", "nothing new", "data refused"], indirect=True)
 @pytest.mark.parametrize("after", [False, True], ids=["request lost", "answer lost"])
 def test_server_that_does_not_answer_once_at_any_call_is_transient_and_retried(
     prepared: tuple[Night, World], tmp_path: Path, after: bool
@@ -220,7 +220,7 @@ def test_server_that_does_not_answer_once_at_any_call_is_transient_and_retried(
         world = _copy(origin, tmp_path / str(at))
         champion = world.registry.champion("toy")
         fault = Fault(at=at, after=after, fatal=False)
-        run = Run(world)
+        run = Run(world, world.request(run_id="the-run"))
         try:
             run.go(_runtime(world, *unavailable(world.store, world.registry, fault)))
         except TransientError:
@@ -233,3 +233,34 @@ def test_server_that_does_not_answer_once_at_any_call_is_transient_and_retried(
         if not fault.struck:
             break
     assert not fault.struck
+
+
+@pytest.mark.parametrize("prepared", ["champion replaced", "champion kept"], indirect=True)
+def test_finished_run_that_is_cleared_and_repeated_judges_the_same_and_records_nothing_more(
+    prepared: tuple[Night, World], tmp_path: Path
+) -> None:
+    night, origin = prepared
+    world = _copy(origin, tmp_path / "world")
+    request = world.request(run_id="the-run")
+    first, again = Run(world, request), Run(world, request)
+    first.go(world.runtime)
+    _retry(again, night)
+    assert again.references == first.references
+    _assert_one_right_end(world, night)
+
+
+@pytest.mark.parametrize("prepared", ["nothing new"], indirect=True)
+def test_champion_that_changed_between_two_tries_leaves_the_first_record_of_nothing_new(
+    prepared: tuple[Night, World], tmp_path: Path
+) -> None:
+    _, origin = prepared
+    world = _copy(origin, tmp_path / "world")
+    request = world.request(run_id="the-run")
+    Run(world, request).go(world.runtime)
+    before = world.runtime.ledger.entries("toy")
+    champion = world.registry.champion("toy")
+    assert champion is not None
+    other = world.registry.register("toy", replace(champion.model, digest="another"), {})
+    world.registry.point_alias("toy", "champion", other)
+    Run(world, request).go(world.runtime)
+    assert world.runtime.ledger.entries("toy") == before

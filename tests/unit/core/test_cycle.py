@@ -229,3 +229,56 @@ def test_run_that_fails_for_good_counts_as_having_looked(world: World) -> None:
     with pytest.raises(NoDataError):
         world.run()
     assert seen_digest(world.store, ROOT, "toy") == landing_state(world.store, LANDING).digest
+
+
+def test_run_that_stands_in_the_future_is_refused(world: World) -> None:
+    world.land(range(28))
+    with pytest.raises(RequestError, match="lies in the future"):
+        world.run(as_of=world.clock.now() + timedelta(days=1))
+    assert world.outcomes() == []
+
+
+def test_changed_gate_is_something_new_to_judge_by(world: World) -> None:
+    world.land(range(28))
+    world.run()
+    gate = world.spec.gate.model_copy(update={"floors": {"roc_auc": 0.99}})
+    world.spec = world.spec.model_copy(update={"gate": gate})
+    assert world.run().decision is not None
+    assert world.run().snapshot.nothing_new_since is not None
+
+
+def test_stray_file_that_the_spec_skips_does_not_hide_that_nothing_is_new(world: World) -> None:
+    data = world.spec.data.model_copy(update={"on_refused_file": "skip"})
+    world.spec = world.spec.model_copy(update={"data": data})
+    world.land(range(28))
+    world.store.write(f"{LANDING}notes.txt", b"hello", content_type="text/plain")
+    world.run()
+    assert world.run().snapshot.nothing_new_since is not None
+
+
+def test_holdout_metrics_reach_the_registry(world: World) -> None:
+    world.land(range(28))
+    result = world.run()
+    assert result.model is not None
+    assert isinstance(world.registry, MemoryRegistry)
+    noted = world.registry.annotations[result.model.run_id]
+    assert 0.6 < noted["holdout_roc_auc"] <= 1
+    assert noted["perennial.verdict"] == "PROMOTE"
+
+
+def test_half_written_evaluation_is_made_again(world: World) -> None:
+    world.land(range(28))
+    first = world.run()
+    assert first.evaluation is not None
+    uri = first.evaluation.uri
+    world.store.write(uri, world.store.read(uri)[:50], content_type="application/json")
+    second = cycle.evaluate(world.runtime, world.spec, world.request(run_id="run-1"), first.snapshot, first.model)  # type: ignore[arg-type]
+    assert second == first.evaluation
+
+
+def test_users_fit_that_fails_in_any_way_is_told_as_a_spec_problem(world: World) -> None:
+    world.land(range(28))
+    training = world.spec.training.model_copy(update={"estimator": "toy_churn:failing"})
+    world.spec = world.spec.model_copy(update={"training": training})
+    with pytest.raises(SpecError, match="ZeroDivisionError"):
+        world.run()

@@ -59,7 +59,7 @@ def _evaluation(**given: Any) -> EvaluationResult:
         "slices": (SliceResult(column="origin", value="<b>JFK</b>", rows=4500, challenger=0.71, champion=None),),
         "holdout": ("2013-03-01T00:00:00Z", "2013-03-15T00:00:00Z"),
         "holdout_sha256": "h" * 64,
-        "challenger": MODEL,
+        "challenger": {**MODEL, "digest": "c" * 64},
         "champion": MODEL,
     }
     return EvaluationResult(**{**values, **given})

@@ -393,3 +393,13 @@ def test_turning_a_metric_round_gives_the_same_verdict(a: float, b: float, reach
     one = decide(gate, _evaluation(up, confidence=level), primary="roc_auc")
     other = decide(gate, _evaluation(down, confidence=level), primary="log_loss")
     assert one.verdict is other.verdict
+
+
+@pytest.mark.parametrize(
+    "rule", [{"kind": "non_inferiority", "margin": 0.01}, {"kind": "superiority", "min_effect": 0.0}]
+)
+def test_champion_is_never_promoted_over_itself(rule: dict[str, Any]) -> None:
+    same = _evaluation(_comparison(gap=(0.0, 0.0, 0.0)), challenger={"digest": "old"})
+    decision = _decide(same, _gate(rule=rule))
+    assert decision.verdict is Verdict.REJECT
+    assert any("the champion itself" in reason for reason in decision.reasons)

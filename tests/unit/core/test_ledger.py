@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perennial.domain.ledger_entry import LedgerEntry
-from perennial.errors import IntegrityError, LedgerConflictError
+from perennial.errors import LedgerConflictError
 from perennial.ledger import Ledger
 from perennial.testing.store import FolderStore
 
@@ -30,6 +30,7 @@ def _entry(run_id: str = "run-1", **changes: object) -> LedgerEntry:
         verdict="PROMOTE",
         promoted=True,
         fingerprint="f" * 64,
+        policy="p",
     )
     return replace(entry, **changes)  # type: ignore[arg-type]
 
@@ -67,15 +68,17 @@ def test_judged_finds_the_newest_decision_on_a_fingerprint(store: FolderStore) -
     ledger.append(_entry("run-1"))
     ledger.append(_entry("run-2", recorded_at=NOW + timedelta(days=1), evidence_sha256="b" * 64))
     ledger.append(_entry("run-3", kind="nothing_new", recorded_at=NOW + timedelta(days=2)))
-    found = ledger.judged("churn", "f" * 64)
+    found = ledger.judged("churn", "f" * 64, "p")
     assert found is not None
     assert found.run_id == "run-2"
-    assert ledger.judged("churn", "0" * 64) is None
+    assert ledger.judged("churn", "0" * 64, "p") is None
+    assert ledger.judged("churn", "f" * 64, "another policy") is None
 
 
-def test_entry_that_cannot_be_read_is_told_by_uri(store: FolderStore) -> None:
+def test_damaged_entry_is_told_by_uri_and_hides_no_other(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger(store, ROOT)
-    uri = ledger.append(_entry())
+    uri = ledger.append(_entry("run-1"))
+    ledger.append(_entry("run-2"))
     store.write(uri, b"{}", content_type="application/json")
-    with pytest.raises(IntegrityError, match=uri):
-        ledger.entries("churn")
+    assert [entry.run_id for entry in ledger.entries("churn")] == ["run-2"]
+    assert uri in caplog.text

@@ -111,6 +111,7 @@ def _carry_out(store: FolderStore, registry: MemoryRegistry, decision: DecisionR
         "registry": registry,
         "ledger": Ledger(store, ROOT),
         "clock": FixedClock(NOW),
+        "policy": "p",
     }
     return carry_out(SPEC, REQUEST, **{**arguments, **changes})
 
@@ -177,3 +178,22 @@ def test_reference_that_claims_another_verdict_or_model_is_refused(store: Folder
     with pytest.raises(IntegrityError, match="nothing was moved"):
         _carry_out(store, registry, _decision(store, "PROMOTE", _model("a")), model=_model("b"))
     assert registry.champion("churn") is None
+
+
+def test_rejection_records_the_champion_of_that_moment(store: FolderStore) -> None:
+    registry = MemoryRegistry()
+    registry.point_alias("churn", "champion", registry.register("churn", _model("judged"), {}))
+    decision = _decision(store, "REJECT", _model("a"), champion="1")
+    registry.point_alias("churn", "champion", registry.register("churn", _model("moved meanwhile"), {}))
+    _carry_out(store, registry, decision)
+    (entry,) = Ledger(store, ROOT).entries("churn")
+    assert (entry.champion_before, entry.champion_after) == ("2", "2")
+
+
+def test_half_written_entry_is_written_again_by_the_retry(store: FolderStore) -> None:
+    registry = MemoryRegistry()
+    decision = _decision(store, "PROMOTE", _model("a"))
+    uri = _carry_out(store, registry, decision).ledger_uri
+    store.write(uri, store.read(uri)[:40], content_type="application/json")
+    _carry_out(store, registry, decision)
+    assert [entry.promoted for entry in Ledger(store, ROOT).entries("churn")] == [True]

@@ -67,7 +67,7 @@ def test_same_inputs_give_the_same_reference_and_bytes(store: CountingStore, tmp
     other.add_bucket("bucket")
     for day in reversed(range(DAYS)):
         land(other, name_of(day), to_bytes(day_table(day)))
-    assert snap(other, now=START) == ref
+    assert snap(other, now=START + 999 * DAY) == ref
     assert other.read(ref.uri) == store.read(ref.uri)
 
 
@@ -193,6 +193,7 @@ def judge(store: FolderStore, ref: SnapshotRef, run_id: str = "run-1", **params:
         champion_after="4",
         verdict="REJECT",
         fingerprint=fingerprint,
+        policy="p",
     )
     Ledger(store, ROOT).append(entry)
     return entry
@@ -276,7 +277,7 @@ store = FolderStore(folder)
 as_of = datetime(2013, 1, 21, tzinfo=UTC) - timedelta(hours=6)
 request = RunRequest(model="churn", run_id="r", as_of=as_of, trigger="manual")
 ref = take_snapshot(spec, request, store=store, root="s3://bucket/store", ledger=Ledger(store, "s3://bucket/store"),
-                    registry=MemoryRegistry(), clock=FixedClock(as_of), code_version="1")
+                    registry=MemoryRegistry(), clock=FixedClock(as_of), code_version="1", policy="p")
 assert ref.rows == 25 * rows
 print(size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """

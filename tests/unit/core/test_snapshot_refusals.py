@@ -107,8 +107,9 @@ def test_own_store_below_the_landing_zone_is_no_data(store: CountingStore) -> No
         root=LANDING + "own",
         ledger=Ledger(store, LANDING + "own"),
         registry=MemoryRegistry(),
-        clock=FixedClock(START),
+        clock=FixedClock(request_at().as_of),
         code_version="1",
+        policy="p",
     )
     land(store, "own/objects/x.txt", b"x")
     assert load_manifest(store, ref).unusable == ()

@@ -112,6 +112,11 @@ def test_several_mistakes_are_all_told_at_once(folder: Path) -> None:
         lambda d: d["training"]["params"].update(db_password="hunter2hunter2"),
         lambda d: d["training"]["params"].update(source="postgres://joe:hunter2hunter2@db/x"),
         lambda d: d.update(api_key="hunter2hunter2"),
+        # Inside a section that is wrong as a whole, which is shown too.
+        lambda d: d.update(s3={"secret": "hunter2hunter2"}),
+        lambda d: d["training"].update(seed={"token": "hunter2hunter2"}),
+        lambda d: d["training"].update(extra=["postgres://joe:hunter2hunter2@db/x"]),
+        lambda d: d["gate"]["rule"].update(password="hunter2hunter2"),
     ],
 )
 def test_secret_in_a_spec_is_refused_and_never_repeated(folder: Path, edit: Edit) -> None:

@@ -13,3 +13,13 @@ def build(*, depth: int, random_state: int) -> RandomForestClassifier:
 def broken(*, depth: int, random_state: int) -> object:
     """Returns something that is no estimator."""
     return object()
+
+
+def failing(*, depth: int, random_state: int) -> RandomForestClassifier:
+    """Fails while it is fitted."""
+    return _Failing(max_depth=depth, random_state=random_state)
+
+
+class _Failing(RandomForestClassifier):
+    def fit(self, X, y, sample_weight=None):  # type: ignore[no-untyped-def, override]
+        raise ZeroDivisionError("a user's mistake")
