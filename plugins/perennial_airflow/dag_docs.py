@@ -87,9 +87,4 @@ def _triggers(spec: ModelSpec) -> str:
         ways.append(f"by the clock (`{triggers.schedule}` UTC)")
     if triggers.on_new_data:
         ways.append("when data has landed")
-    if triggers.on_drift:
-        drift = triggers.on_drift
-        ways.append(
-            f"on a drift alert (at most {drift.max_runs_per_day} a day, {format_duration(drift.cooldown)} apart)"
-        )
     return ", ".join([*ways, "when a person triggers it"])

@@ -140,19 +140,19 @@ class Gate(SpecPart):
 
 
 class Approval(SpecPart):
-    """Whether a person has to agree before a promotion."""
+    """Whether a person has to agree before a promotion. Only `required: false` is possible so far."""
 
     required: Literal[False] = False
 
 
 class ScoringService(SpecPart):
-    """The champion is served by Perennial's own scoring service."""
+    """The champion is served by Perennial's own scoring service. Checked; nothing acts on it so far."""
 
     kind: Literal["scoring_service"]
 
 
 class DriftTrigger(SpecPart):
-    """How often drift alerts may start a run."""
+    """How often drift alerts may start a run. Checked; nothing acts on it so far."""
 
     cooldown: Duration = timedelta(hours=6)
     max_runs_per_day: Annotated[int, Field(ge=1, le=288)] = 4
