@@ -79,7 +79,7 @@ class World:
     spec: ModelSpec = field(default_factory=lambda: ModelSpec.model_validate(SPEC))
     store: ObjectStore = field(init=False)
     validator: FakeValidator = field(default_factory=FakeValidator)
-    clock: FixedClock = field(default_factory=lambda: FixedClock(datetime(2026, 1, 1, tzinfo=UTC)))
+    clock: FixedClock = field(default_factory=lambda: FixedClock(datetime(2026, 1, 2, tzinfo=UTC)))
     runs: int = 0
 
     def __post_init__(self) -> None:
