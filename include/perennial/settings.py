@@ -29,6 +29,9 @@ LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
 _SPECS: Final = "PERENNIAL_SPECS"
 _GROUPS: Final = (("AWS_",), ("MLFLOW_TRACKING_", "MLFLOW_REGISTRY_"))
 """Prefixes of variables that come from one place together."""
+_PREFIXES: Final = tuple(prefix for group in _GROUPS for prefix in group)
+_NEUTRAL: Final = ("AWS_CA_BUNDLE",)
+"""Say neither where a server is nor who asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +85,18 @@ def no_proxy(environ: Mapping[str, str]) -> str:
 def _with_demo(real: Mapping[str, str], demo: Mapping[str, str]) -> dict[str, str]:
     """The environment with the demo's in front. Of a group that the demo has a part in, nothing else is left."""
     groups = [group for group in _GROUPS if any(key.startswith(group) for key in demo)]
-    kept = {key: value for key, value in real.items() if not any(key.startswith(group) for group in groups)}
+    foreign = tuple(prefix for group in groups for prefix in group)
+    kept = {key: value for key, value in real.items() if key in _NEUTRAL or not key.startswith(foreign)}
     specs = {_SPECS: real[_SPECS]} if _SPECS in real else {}
     around = no_proxy(real)
     return {**kept, **demo, **specs, "NO_PROXY": around, "no_proxy": around}
 
 
 def _change_process(real: Mapping[str, str], values: Mapping[str, str], file: Path) -> None:
-    prefixes = tuple(prefix for group in _GROUPS for prefix in group)
-    theirs = sorted(key for key in real if key.startswith((*prefixes, "PERENNIAL_")) and values.get(key) != real[key])
+    theirs = sorted(key for key in real if key.startswith((*_PREFIXES, "PERENNIAL_")) and values.get(key) != real[key])
     if theirs:
         log.warning("using the demo of %s, not this shell's %s (%s=0 does)", file, ", ".join(theirs), DEMO_SWITCH)
-    for key in [key for key in os.environ if key not in values and key.startswith(prefixes)]:
+    for key in [key for key in os.environ if key not in values and key.startswith(_PREFIXES)]:
         del os.environ[key]
     os.environ.update(values)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from perennial.settings import no_proxy
 from perennial_demo.environment import read_env_file
 from perennial_demo.home import HOME_VARIABLE, REPOSITORY, Home
 from perennial_demo.ports import LOOPBACK, Ports
@@ -28,12 +29,12 @@ _FOREIGN_PREFIXES: Final = ("AIRFLOW_", "AIRFLOW__", "MLFLOW_", "AWS_", "PERENNI
 def base_environ(environ: Mapping[str, str], home: Home) -> dict[str, str]:
     """What every service inherits: the user's environment without settings meant for other Airflows, MLflows or S3s."""
     kept = {key: value for key, value in environ.items() if not key.startswith(_FOREIGN_PREFIXES)}
-    no_proxy = ",".join(filter(None, [environ.get("NO_PROXY") or environ.get("no_proxy"), LOOPBACK, "localhost"]))
+    around = no_proxy(environ)
     return {
         **kept,
         HOME_VARIABLE: str(home.root),
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
+        "NO_PROXY": around,
+        "no_proxy": around,
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",  # a log is read while it grows

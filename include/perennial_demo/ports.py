@@ -13,6 +13,8 @@ import psutil
 from perennial_demo.errors import PortError
 
 LOOPBACK: Final = "127.0.0.1"
+SERVED: Final = ("airflow", "mlflow", "s3")
+"""Services that there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class Ports:
     mlflow: int = 5000
     s3: int = 9000
     scoring: int = 8000
+    """Nothing listens on it yet, so it is in nobody's way."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Ports:
@@ -38,13 +41,13 @@ class Ports:
 
     def _refuse_duplicates(self) -> None:
         seen: dict[int, str] = {}
-        for field in fields(self):
-            port = getattr(self, field.name)
+        for name in SERVED:
+            port = getattr(self, name)
             if port in seen:
                 raise PortError(
-                    f"{variable(seen[port])} and {variable(field.name)} are both {port}; each needs a port of its own."
+                    f"{variable(seen[port])} and {variable(name)} are both {port}; each needs a port of its own."
                 )
-            seen[port] = field.name
+            seen[port] = name
 
 
 def variable(service: str) -> str:

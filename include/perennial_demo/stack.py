@@ -21,7 +21,7 @@ from perennial_demo.airflow_api import AirflowApi
 from perennial_demo.airflow_settings import DAG_BUNDLES
 from perennial_demo.console import make_console
 from perennial_demo.errors import ServiceError
-from perennial_demo.home import Home
+from perennial_demo.home import HOME_VARIABLE, Home
 from perennial_demo.ports import Ports, require_free
 from perennial_demo.records import Record, living_record, remove_record, remove_records, write_record
 from perennial_demo.services import Plan, Service, make_plan, migrate_command
@@ -74,8 +74,8 @@ class Stack:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What is in the environment file: addresses and keys for S3, MLflow and Airflow."""
-        return self.plan.environment
+        """Addresses and keys for S3, MLflow and Airflow, as in the environment file, and where that file is."""
+        return {**self.plan.environment, HOME_VARIABLE: str(self.home.root)}
 
     @property
     def airflow_url(self) -> str:

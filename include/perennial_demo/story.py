@@ -1,22 +1,24 @@
 """The demo's story: 2013 passes, data lands month by month, and the loop decides what to do about it.
 
 Nothing is staged but the passing of time: the verdicts are whatever the gate says of the real data.
-Told again on the same PERENNIAL_HOME, it finds everything judged already and says so.
+Told again on the same PERENNIAL_HOME, it finds everything judged already and says so; a telling that was interrupted,
+by a power cut even, is picked up wherever it stopped.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from rich.table import Table
 from rich.text import Text
 
+from perennial.settings import DEMO_SWITCH
 from perennial_demo.airflow_api import DagRun
+from perennial_demo.closing import champions, history_table, styled_outcome
 from perennial_demo.errors import DemoError
 from perennial_demo.stack import Stack
 
@@ -29,8 +31,10 @@ DIABETES: Final = "diabetes_progression"
 MODELS: Final = (FLIGHTS, DIABETES)
 RUN_TIMEOUT_S: Final = 300.0
 DAG_TIMEOUT_S: Final = 120.0
+SENSOR_RUN: Final = "asset_triggered"
 CORRUPTED_DAY: Final = date(2013, 7, 1)
-_STYLES: Final = {"PROMOTE": "green", "REJECT": "yellow", "INCONCLUSIVE": "yellow", "refused": "red"}
+DAY_AFTER_THE_REPAIR: Final = date(2013, 7, 31)
+"""Landed with the corrupted day's repair, last of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,18 @@ def run(stack: Stack) -> None:
         DemoError: a run ended otherwise than it has to.
     """
     began = time.monotonic()
-    teller = Teller(stack)
+    teller = Teller(stack, open_runtime(stack))
+    missing = [model for model in MODELS if model not in teller.declared]
+    if missing:
+        stack.console.print(
+            f"\n{teller.runtime.specs} declares {', '.join(teller.declared) or 'no model'}; the story of 2013 needs "
+            f"{' and '.join(missing)}. The services are up: land data and press Trigger.",
+            markup=False,
+        )
+        return
     for model in MODELS:
         stack.airflow.wait_for_dag(dag_id(model), timeout_s=DAG_TIMEOUT_S)
+    teller.resume()
     for chapter in CHAPTERS:
         teller.tell(chapter)
     teller.show_history()
@@ -72,25 +85,52 @@ def dag_id(model: str) -> str:
 class Teller:
     """Lands data, starts runs or waits for them, and prints what came of each."""
 
-    def __init__(self, stack: Stack) -> None:
-        os.environ.update(stack.environment)
+    def __init__(self, stack: Stack, runtime: Runtime) -> None:
+        from perennial.spec import spec_paths
+
         self.stack = stack
-        self.runtime = _runtime()
+        self.runtime = runtime
+        self.declared = [path.stem for path in spec_paths(self.runtime.specs)]
+        """Models of the specs folder that these services run with."""
         self.cache = stack.home.root / "cache"
-        self._run_ids: list[tuple[str, str]] = []
+        self._stopped_at_the_corrupted_day = False
+
+    def resume(self) -> None:
+        """Put right what an interrupted telling left: the corrupted day in its place, runs that are under way.
+
+        Runs that the services were killed under go on by themselves, as soon as the new scheduler has missed the old
+        one (`config/airflow.env`). What they come to is not this telling's affair.
+        """
+        if self._has_landed(CORRUPTED_DAY) and not self._has_landed(DAY_AFTER_THE_REPAIR):
+            self._stopped_at_the_corrupted_day = True
+            self.stack.console.print("\nAn earlier telling stopped at the corrupted day; it is landed again, whole.")
+            _flights(CORRUPTED_DAY, CORRUPTED_DAY)(self)
+        for model in MODELS:
+            for run in reversed(self.stack.airflow.runs(dag_id(model))):
+                if not run.is_over:
+                    self.stack.console.print(f"\nwaiting for run {run.run_id}, which is under way", markup=False)
+                    self._wait(model, run.run_id)
+
+    def _has_landed(self, day: date) -> bool:
+        from flights.publisher import LANDING, object_uri
+
+        return self.runtime.store.head(object_uri(LANDING, day.isoformat())) is not None
 
     def tell(self, chapter: Chapter) -> None:
-        """One chapter."""
+        """One chapter.
+
+        Raises:
+            DemoError: its run ended otherwise than it has to, left nothing in the ledger, or did not come.
+        """
         self.stack.console.print(f"\n[bold]{chapter.title}[/]")
         if chapter.is_refused and self._was_refused(chapter.model):
             self.stack.console.print("  told in an earlier demo; good files are in its place now")
             return
-        known = {run.run_id for run in self.stack.airflow.runs(dag_id(chapter.model))}
+        before = self.stack.airflow.runs(dag_id(chapter.model))
         chapter.land(self)
-        finished = self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, known)
+        finished = self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, before)
         if finished is None:
             return
-        self._run_ids.append((chapter.model, finished.run_id))
         entry = self._outcome(chapter.model, finished)
         if (finished.state == "failed") != chapter.is_refused:
             raise DemoError(
@@ -107,24 +147,56 @@ class Teller:
         started = self.stack.airflow.trigger(dag_id(chapter.model), conf=conf)
         return self._wait(chapter.model, started.run_id)
 
-    def _by_sensor(self, chapter: Chapter, known: set[str]) -> DagRun | None:
-        """Wait for the run that the landing sensor starts; None if there is nothing for it to notice."""
-        from perennial.spec import load_model
-        from perennial.stages.landing import landing_state, seen_digest
+    def _by_sensor(self, chapter: Chapter, before: Sequence[DagRun]) -> DagRun | None:
+        """Wait for the run that the landing sensor starts; None if these files were looked at already.
 
-        landing = load_model(self.runtime.specs, chapter.model).data.landing
-        state = landing_state(self.runtime.store, landing)
-        if state.digest == seen_digest(self.runtime.store, self.runtime.root, chapter.model):
-            self.stack.console.print("  these files landed in an earlier demo and were looked at: nothing to notice")
-            return None
-        self.stack.console.print("  waiting for the landing sensor to notice ...")
+        Args:
+            chapter: what has landed.
+            before: the runs that there were before it landed.
+        """
+        landed = self._landed(chapter.model)
+        over = {run.run_id for run in before if run.is_over}
+        under_way = {run.run_id for run in before} - over
         deadline = time.monotonic() + RUN_TIMEOUT_S
+        is_told = False
         while time.monotonic() < deadline:
-            new = [run for run in self.stack.airflow.runs(dag_id(chapter.model)) if run.run_id not in known]
+            # In this order: a run that marks these files as seen was listed before.
+            seen = self._seen(chapter.model)
+            runs = self.stack.airflow.runs(dag_id(chapter.model))
+            new = [run for run in runs if run.run_type == SENSOR_RUN and run.run_id not in over]
             if new:
-                return self._wait(chapter.model, new[0].run_id)
+                finished = self._wait(chapter.model, new[-1].run_id)
+                if self._is_of_this_chapter(chapter.model, finished, landed, under_way):
+                    return finished
+                over.add(finished.run_id)
+                continue
+            if seen == landed:
+                self.stack.console.print("  a run has looked at these files already: nothing to notice")
+                return None
+            if not is_told:
+                self.stack.console.print("  waiting for the landing sensor to notice ...")
+                is_told = True
             time.sleep(0.5)
         raise DemoError(f"The landing sensor started no run of {dag_id(chapter.model)} within {RUN_TIMEOUT_S:.0f} s")
+
+    def _is_of_this_chapter(self, model: str, run: DagRun, landed: str, under_way: set[str]) -> bool:
+        """Whether a run of the sensor is about the files of this chapter, and not about what was there before."""
+        if run.state == "failed":
+            entry = self._outcome(model, run)
+            # The sensor may have been quicker than the corrupted day's repair.
+            return not (self._stopped_at_the_corrupted_day and entry is not None and entry.kind == "refused")
+        return run.run_id not in under_way or self._seen(model) == landed
+
+    def _landed(self, model: str) -> str:
+        from perennial.spec import load_model
+        from perennial.stages.landing import landing_state
+
+        return landing_state(self.runtime.store, load_model(self.runtime.specs, model).data.landing).digest
+
+    def _seen(self, model: str) -> str | None:
+        from perennial.stages.landing import seen_digest
+
+        return seen_digest(self.runtime.store, self.runtime.root, model)
 
     def _wait(self, model: str, run_id: str) -> DagRun:
         return self.stack.airflow.wait_for_run(dag_id(model), run_id, timeout_s=RUN_TIMEOUT_S)
@@ -139,26 +211,15 @@ class Teller:
     def _show(self, entry: LedgerEntry, run: DagRun) -> None:
         took = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else 0.0
         text = Text("  ")
-        text.append(outcome(entry), style=_STYLES.get(outcome(entry), "cyan"))
+        text.append_text(styled_outcome(entry))
         text.append(f"  champion {champions(entry)}  ({run.run_type} run, {took:.1f} s)\n  {entry.summary}")
         self.stack.console.print(text)
 
     def show_history(self) -> None:
-        """The closing table: every run of this telling, with what it came to."""
-        table = Table("model", "data up to", "trigger", "outcome", "champion", "why", title="What happened")
-        for model, run_id in self._run_ids:
-            entry = next(e for e in reversed(self.runtime.ledger.entries(model)) if e.run_id == run_id)
-            trigger = str(entry.request["trigger"])
-            table.add_row(
-                model,
-                data_up_to(entry),
-                {"manual": "REST API", "new_data": "sensor"}.get(trigger, trigger),
-                Text(outcome(entry), style=_STYLES.get(outcome(entry), "cyan")),
-                champions(entry),
-                Text(entry.summary),
-            )
-        self.stack.console.print()
-        self.stack.console.print(table)
+        """The closing tables: the whole ledger, of earlier tellings too."""
+        self.stack.console.print("\n[bold]What happened[/]")
+        for model in MODELS:
+            self.stack.console.print(history_table(model, self.runtime.ledger.entries(model)))
 
     def show_where_to_look(self) -> None:
         """Addresses and commands to go on with."""
@@ -184,27 +245,12 @@ class Teller:
         return f"{self.stack.airflow_url}/dags/{dag_id(model)}/runs/{run_id}"
 
 
-def outcome(entry: LedgerEntry) -> str:
-    """Verdict, or what ended the run before one."""
-    return entry.verdict or entry.kind.replace("_", " ")
-
-
-def champions(entry: LedgerEntry) -> str:
-    """Champion before and after, as in `v1 -> v2`."""
-    before, after = (f"v{version}" if version else "none" for version in (entry.champion_before, entry.champion_after))
-    return before if before == after else f"{before} -> {after}"
-
-
-def data_up_to(entry: LedgerEntry) -> str:
-    """Day of the newest data that the run looked at."""
-    snapshot: dict[str, Any] = entry.references.get("snapshot", {})
-    return str(snapshot.get("watermark", entry.request["as_of"]))[:10]
-
-
-def _runtime() -> Runtime:
+def open_runtime(stack: Stack) -> Runtime:
+    """Perennial on the stack's services. From here on this process's environment is the demo's, for the publishers."""
     from perennial.runtime import build_runtime
     from perennial.settings import load_settings
 
+    os.environ.update({**stack.environment, DEMO_SWITCH: "1"})
     return build_runtime(load_settings())
 
 

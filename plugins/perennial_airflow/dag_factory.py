@@ -18,6 +18,7 @@ from airflow.sdk import (
     Param,
     get_parsing_context,
 )
+from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.param import ParamsDict
 
 from perennial.domain.run_request import MAX_REASON_LENGTH
@@ -46,12 +47,11 @@ MIN_POLL_S: Final = 1.0
 MAX_POLL_S: Final = 30.0
 """The landing zone is listed twice in the time that it has to be quiet, within these bounds."""
 
-RETRIES: Final[dict[str, Any]] = {
-    "retries": 3,  # transient errors only: errors.py lets the others fail at once
-    "retry_delay": timedelta(seconds=20),
-    "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=10),
-}
+RETRY_BACKOFF: Final = 2.0
+LEAST_RETRIES: Final = 3
+"""In place of 0, which `[core] default_task_retries` is in an Airflow that nobody has configured: a store that does not
+answer for a moment would end the night. Errors that no retry can help are never tried again (errors.py)."""
+
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -116,7 +116,13 @@ def build_dag(spec: ModelSpec) -> DAG:
         max_active_runs=1,
         dagrun_timeout=RUN_TIMEOUT,
         tags=sorted({"perennial", spec.task, f"owner:{spec.owner}"[:100]}),
-        default_args={"owner": spec.owner, "execution_timeout": timedelta(hours=1), **RETRIES},
+        default_args={
+            "owner": spec.owner,
+            "execution_timeout": timedelta(hours=1),
+            # How long to wait is Airflow's own setting: [core] default_task_retry_delay, max_task_retry_delay.
+            "retries": conf.getint("core", "default_task_retries", fallback=0) or LEAST_RETRIES,
+            "retry_exponential_backoff": RETRY_BACKOFF,
+        },
         auto_register=False,
     )
     common: dict[str, Any] = {"dag": dag, "model": spec.name}

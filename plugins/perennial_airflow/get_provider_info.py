@@ -1,4 +1,7 @@
-"""What Airflow's provider manager is told of this package (entry point `apache_airflow_provider`)."""
+"""What Airflow's provider manager is told of this package (entry point `apache_airflow_provider`).
+
+The plugin, and how to switch preloading on: see `perennial_airflow.plugin`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from perennial import __version__
 
 
 def get_provider_info() -> dict[str, Any]:
-    """See `airflow/provider.yaml.schema.json`. The plugin is no part of it: plugins/ holds that."""
+    """See `airflow/provider.yaml.schema.json`. The plugin is no part of it: it has an entry point of its own."""
     return {
         "package-name": "perennial",
         "name": "Perennial",

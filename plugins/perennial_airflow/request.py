@@ -13,6 +13,11 @@ from perennial.errors import RequestError
 DRIFT_RUN_PREFIX: Final = "drift__"
 """Runs that a drift alert starts have a run_id that begins so."""
 
+KEYS: Final = ("reason", "as_of", "force", "params")
+"""What a run's `conf` may say."""
+_ALERT: Final = "alert"
+"""Left alone: drift alerts will put here what they found."""
+
 _TRIGGERS: Final = {
     "scheduled": "schedule",
     "backfill": "schedule",
@@ -26,9 +31,10 @@ def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
     The form's values (`params`) come first, then the run's `conf`; `as_of` is else the time that the run was due.
 
     Raises:
-        RequestError: a value of the wrong type, or out of bounds.
+        RequestError: a key that is not known, a value of the wrong type, or out of bounds.
     """
     dag_run = context["dag_run"]
+    _refuse_unknown(dag_run.conf or {})
     asked = {**(dag_run.conf or {}), **_filled_in(context.get("params") or {})}
     return RunRequest(
         model=model,
@@ -45,6 +51,13 @@ def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
 def _filled_in(params: Mapping[str, Any]) -> dict[str, Any]:
     """Without the form's empty fields, so that they hide nothing in `conf`."""
     return {name: params[name] for name in params if params[name] not in (None, "", {}, False)}
+
+
+def _refuse_unknown(conf: Mapping[str, Any]) -> None:
+    """A misspelt `as_of` must not become a run that stands at now."""
+    unknown = sorted(str(name) for name in conf if name not in (*KEYS, _ALERT))
+    if unknown:
+        raise RequestError(f"conf has {', '.join(unknown)}, which no run knows; it may have {', '.join(KEYS)}")
 
 
 def _as_of(asked: Any, due: datetime) -> datetime:

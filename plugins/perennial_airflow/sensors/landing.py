@@ -11,11 +11,14 @@ from airflow.sdk.configuration import conf
 
 from perennial_airflow.errors import airflow_errors
 from perennial_airflow.hooks.runtime import S3_CONN_ID, PerennialHook
-from perennial_airflow.triggers.landing import LandingTrigger
+from perennial_airflow.triggers.landing import LandingTrigger, LandingWatch
 
 
 class LandingSensor(BaseSensorOperator):
     """Succeeds when the landing zone holds something unseen and is quiet. Blocking or deferrable, with one decision.
+
+    A zone that is never quiet counts as quiet after an hour of waiting. `mode="reschedule"` begins each look anew and
+    would wait for ever there: use `deferrable`, which needs no worker's slot either.
 
     Args:
         model: whose runs count.
@@ -44,19 +47,19 @@ class LandingSensor(BaseSensorOperator):
         self.quiet_s = quiet_s
         self.deferrable = deferrable
         self.s3_conn_id = s3_conn_id
+        self._watch: LandingWatch | None = None
 
     def poke(self, context: Mapping[str, Any]) -> bool:  # noqa: ARG002 - Airflow's signature
         """Look once."""
         from perennial.settings import load_settings
-        from perennial.stages.landing import LandingPatience, judge_landing, landing_state, seen_digest
+        from perennial.stages.landing import landing_state, seen_digest
 
         with airflow_errors():
             store = PerennialHook(s3_conn_id=self.s3_conn_id).store()
             state = landing_state(store, self.landing)
             seen = seen_digest(store, load_settings().store, self.model)
-        verdict = judge_landing(
-            state, seen, now=datetime.now(UTC), waiting_since=None, patience=LandingPatience(quiet_s=self.quiet_s)
-        )
+        self._watch = self._watch or LandingWatch(self.quiet_s)
+        verdict = self._watch.judge(state, seen, datetime.now(UTC))
         self.log.info("%s: %s", self.landing, verdict.why)
         return verdict.ready
 

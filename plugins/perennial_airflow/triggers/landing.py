@@ -12,16 +12,43 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from perennial.domain.times import format_time
+from perennial.stages.landing import LandingPatience, LandingState, LandingVerdict, judge_landing
 from perennial_airflow.hooks.runtime import S3_CONN_ID, PerennialHook
 
 if TYPE_CHECKING:
     from perennial.ports import ObjectStore
-    from perennial.stages.landing import LandingState
 
 log = logging.getLogger(__name__)
 
 AGAIN_AFTER: Final = timedelta(hours=1)
 """An event may get lost (Airflow drops those of paused DAGs); what is still unseen then is told again."""
+
+
+class LandingWatch:
+    """What a watcher knows of a landing zone from one look to the next. The trigger and the blocking sensor share it.
+
+    Args:
+        quiet_s: the newest object must be at least this old.
+    """
+
+    def __init__(self, quiet_s: float) -> None:
+        self._patience = LandingPatience(quiet_s=quiet_s)
+        self._waiting_since: datetime | None = None
+
+    def judge(self, state: LandingState, seen: str | None, now: datetime) -> LandingVerdict:
+        """Whether a run should look now; remembers since when there has been something unseen.
+
+        Args:
+            state: the zone as it is.
+            seen: digest that the last run looked at.
+            now: aware, UTC.
+        """
+        verdict = judge_landing(state, seen, now=now, waiting_since=self._waiting_since, patience=self._patience)
+        if verdict.ready or state.newest is None or state.digest == seen:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+        return verdict
 
 
 class LandingTrigger(BaseEventTrigger):
@@ -82,24 +109,18 @@ class LandingTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[LandingState]) -> AsyncIterator[TriggerEvent]:
         """An event for each listing that a run of this model should look at."""
-        from perennial.stages.landing import LandingPatience, judge_landing
-
-        patience = LandingPatience(quiet_s=self.quiet_s)
-        waiting_since: datetime | None = None
-        told: tuple[str, datetime] | None = None
+        watch = LandingWatch(self.quiet_s)
+        told: tuple[str, str | None, datetime] | None = None
         async for state in shared_stream:
             seen = await self._seen()
             now = datetime.now(UTC)
-            verdict = judge_landing(state, seen, now=now, waiting_since=waiting_since, patience=patience)
-            if state.digest == seen:
-                waiting_since = None
-            elif waiting_since is None:
-                waiting_since = now
-            repeated = told is not None and told[0] == state.digest and now - told[1] < AGAIN_AFTER
+            verdict = watch.judge(state, seen, now)
+            # Not repeated if a run has looked since: it saw something else (a file half landed), this is still unseen.
+            repeated = told is not None and told[:2] == (state.digest, seen) and now - told[2] < AGAIN_AFTER
             if not verdict.ready or repeated:
                 log.debug("%s: no event: %s", self.landing, "told already" if repeated else verdict.why)
                 continue
-            told, waiting_since = (state.digest, now), None
+            told = (state.digest, seen, now)
             yield TriggerEvent(self._payload(state, verdict.why))
             if self.once:
                 return

@@ -11,6 +11,7 @@ from airflow.triggers.base import TriggerEvent
 
 from perennial.errors import StoreUnavailableError
 from perennial.stages.landing import LandingState, landing_state, mark_seen
+from perennial_airflow.sensors import landing as sensor_module
 from perennial_airflow.sensors.landing import LandingSensor
 from perennial_airflow.triggers import landing as module
 from perennial_airflow.triggers.landing import LandingTrigger
@@ -78,6 +79,67 @@ def test_data_that_another_models_run_looked_at_still_fires(world: World) -> Non
 def test_zone_that_is_not_quiet_does_not_fire(world: World) -> None:
     world.land(range(2))
     assert fired(make_trigger(quiet_s=3600.0), [landing_state(world.store, LANDING)]) == []
+
+
+def test_data_that_was_told_and_that_the_run_saw_otherwise_is_told_again(world: World) -> None:
+    """The run's listing fell into an upload, so the marker holds a listing that never comes back."""
+    world.land(range(2))
+    told = landing_state(world.store, LANDING)
+    world.store.write(f"{LANDING}a.parquet.partial", b"half", content_type="x")
+    half_landed = landing_state(world.store, LANDING)
+
+    async def collect() -> list[str]:
+        async def stream() -> AsyncIterator[LandingState]:
+            yield told
+            yield told
+            mark_seen(world.store, ROOT, "toy", half_landed)
+            yield told
+            yield told
+
+        return [event.payload["digest"] async for event in make_trigger().filter_shared_stream(stream())]
+
+    assert asyncio.run(collect()) == [told.digest, told.digest]
+
+
+def busy(minute: int) -> LandingState:
+    """A zone in which an object lands every minute."""
+    newest = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    return LandingState(digest=f"d{minute}", objects=minute, newest=newest)
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, target: Any) -> list[datetime]:
+    """Times that the module reads, one after the other."""
+    times = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute, seconds=1) for minute in range(100)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _zone: Any = None) -> datetime:
+            return times.pop(0)
+
+    monkeypatch.setattr(target, "datetime", Clock)
+    return times
+
+
+def test_zone_that_is_never_quiet_fires_after_an_hour_by_trigger_and_by_sensor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [busy(minute) for minute in range(100)]
+    left = clock(monkeypatch, module)
+    [payload, *_] = fired(make_trigger(quiet_s=600.0, once=True), states)
+    by_trigger = 100 - len(left)
+    left = clock(monkeypatch, sensor_module)
+    monkeypatch.setattr("perennial.stages.landing.landing_state", lambda *_: states[100 - len(left)])
+    sensor = make_sensor(quiet_s=600.0)
+    while not sensor.poke(make_context()):
+        assert left
+    assert 100 - len(left) == by_trigger == 61
+    assert "not quiet" in payload["why"]
+
+
+def test_hours_of_an_empty_zone_are_no_reason_to_hurry(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    empty = LandingState(digest="none", objects=0, newest=None)
+    clock(monkeypatch, module)
+    assert fired(make_trigger(quiet_s=600.0), [*[empty] * 70, busy(70), busy(71)]) == []
 
 
 def test_restarted_trigger_tells_again_what_no_run_looked_at(world: World) -> None:

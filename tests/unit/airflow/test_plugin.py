@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+import zipfile
+from importlib.metadata import EntryPoint, PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 
+from perennial_airflow import plugin
 from perennial_airflow.get_provider_info import get_provider_info
 from tests.airflow_home import REPOSITORY
 
@@ -32,6 +38,46 @@ def test_airflow_finds_one_plugin_and_runs_no_other_file() -> None:
     assert found["prefixes"].count("/perennial") == 1
     # A file of the package run as a plugin would be there under its bare name, and mlflow.py would hide MLflow.
     assert not {"mlflow", "dag_factory", "bundle", "hooks", "perennial_airflow.ui.pages"} & set(found["before"])
+
+
+REGISTERED = EntryPoint("perennial", "perennial_airflow.plugin:PerennialPlugin", "airflow.plugins")
+OTHER = EntryPoint("perennial", "perennial.cli:main", "console_scripts")
+
+
+@pytest.mark.parametrize(("entry_points", "by_file"), [([OTHER, REGISTERED], False), ([OTHER], True), (None, True)])
+def test_plugin_comes_from_the_package_or_from_the_folder_never_from_both(
+    monkeypatch: pytest.MonkeyPatch, entry_points: list[EntryPoint] | None, by_file: bool
+) -> None:
+    def distribution(_name: str) -> SimpleNamespace:
+        if entry_points is None:
+            raise PackageNotFoundError
+        return SimpleNamespace(entry_points=entry_points)
+
+    monkeypatch.setattr(plugin, "distribution", distribution)
+    found = runpy.run_path(str(REPOSITORY / "plugins" / "perennial_plugin.py"))
+    assert (plugin.PerennialPlugin in found.values()) is by_file
+
+
+FROM_WHEEL = """
+from importlib.metadata import distribution
+import perennial_airflow
+[entry] = [e for e in distribution("perennial").entry_points if e.group == "airflow.plugins"]
+found = entry.load()
+print(found.name, [app["url_prefix"] for app in found.fastapi_apps], perennial_airflow.__file__)
+"""
+
+
+def test_wheel_brings_the_pages_along(tmp_path: Path) -> None:
+    build = [str(Path(sys.executable).parent / "uv"), "build", "--quiet", "--wheel", "--no-build-isolation"]
+    command = [*build, "--python", sys.executable, "--out-dir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, "-c", FROM_WHEEL], env=environ, capture_output=True, text=True, check=True)
+    name, prefixes, path = done.stdout.strip().splitlines()[-1].split()
+    assert (name, prefixes) == ("perennial", "['/perennial']")
+    assert path.startswith(str(tmp_path))
 
 
 def test_provider_info_fits_airflows_schema() -> None:

@@ -35,6 +35,16 @@ def test_conf_counts_where_the_form_is_empty() -> None:
     assert request.params == {"depth": 5}
 
 
+@pytest.mark.parametrize("conf", [{"asof": "2013-07-01"}, {"as_of": "2013-07-01", "Force": True}])
+def test_key_that_is_not_known_is_refused_with_those_that_are(conf: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=r"conf has (asof|Force), .* may have reason, as_of, force, params"):
+        run_request("toy", make_context(conf=conf))
+
+
+def test_alert_in_conf_is_left_alone() -> None:
+    assert run_request("toy", make_context(conf={"alert": {"id": "a"}})).as_of == DUE
+
+
 def test_same_run_asked_twice_gives_the_same_request() -> None:
     context = make_context()
     assert run_request("toy", context) == run_request("toy", context)

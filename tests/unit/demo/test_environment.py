@@ -9,6 +9,7 @@ from perennial_demo.environment import make_environment, ports_in_use, read_env_
 from perennial_demo.home import REPOSITORY, Home
 from perennial_demo.ports import Ports
 from perennial_demo.services import make_plan
+from perennial_demo.stack import Stack
 
 
 @pytest.fixture
@@ -109,6 +110,11 @@ def test_settings_for_other_servers_are_not_inherited(home):
 
 def test_no_proxy_keeps_what_the_user_had(home):
     assert base_environ({"NO_PROXY": "corp"}, home)["no_proxy"] == "corp,127.0.0.1,localhost"
+
+
+def test_environment_of_a_stack_names_its_home_so_that_no_other_demo_is_found(home):
+    stack = Stack(home, Ports(), {})
+    assert stack.environment["PERENNIAL_HOME"] == str(home.root)
 
 
 def test_shipped_settings_reach_airflow_and_every_server_is_on_loopback(home):

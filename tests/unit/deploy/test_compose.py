@@ -66,6 +66,18 @@ def test_only_loopback_ports_are_published(document: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_image_has_a_folder_of_its_user_for_every_volume(document: dict[str, Any]) -> None:
+    text = (REPOSITORY / "docker/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    [folders] = re.findall(r"install --directory --owner=airflow --group=root((?: +/\S+)+)", text)
+    volumes = [v for service in document["services"].values() if "build" in service for v in service.get("volumes", ())]
+    mounted = {volume.split(":")[1] for volume in volumes if not volume.startswith("./")}
+    assert mounted == {"/opt/airflow/logs", "/data"}
+    assert mounted <= set(folders.split())
+    # Airflow writes to these without a volume.
+    bundles = document["x-airflow-environment"]["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH"]
+    assert {"/opt/airflow", bundles} <= set(folders.split())
+
+
 def test_mounted_and_named_files_exist(document: dict[str, Any]) -> None:
     for service in document["services"].values():
         for path in service.get("env_file", ()):
