@@ -224,8 +224,8 @@ def _form(spec: ModelSpec) -> dict[str, Param]:
     known = ", ".join(f"{name} ({declared[name]!r})" for name in sorted(declared)) or "none"
     return {
         "reason": Param(
-            "",
-            type="string",
+            None,  # with an empty text instead, the form would insist on one
+            type=["null", "string"],
             maxLength=MAX_REASON_LENGTH,
             title="Reason",
             description="Kept in the ledger with the decision.",

@@ -35,7 +35,8 @@ def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
     """
     dag_run = context["dag_run"]
     _refuse_unknown(dag_run.conf or {})
-    asked = {**(dag_run.conf or {}), **_filled_in(context.get("params") or {})}
+    given = {name: value for name, value in (dag_run.conf or {}).items() if value is not None}
+    asked = {**given, **_filled_in(context.get("params") or {})}
     return RunRequest(
         model=model,
         run_id=dag_run.run_id,

@@ -77,3 +77,9 @@ def test_new_data_gives_its_own_reason() -> None:
 def test_value_of_the_wrong_kind_is_refused_by_name(conf: dict[str, object], named: str) -> None:
     with pytest.raises(RequestError, match=named):
         run_request("toy", make_context(conf=conf))
+
+
+def test_form_left_empty_asks_for_nothing() -> None:
+    empty = {"reason": None, "as_of": None, "force": False, "params": {}}
+    request = run_request("toy", make_context(params=empty, conf=empty))
+    assert (request.reason, request.force, dict(request.params)) == ("", False, {})
