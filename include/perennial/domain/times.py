@@ -40,9 +40,5 @@ class Interval:
         if self.start >= self.end:
             raise ValueError(f"an interval must start before it ends: {self.start} .. {self.end}")
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether some moment lies in both."""
-        return self.start < other.end and other.start < self.end
-
     def __str__(self) -> str:
         return f"[{format_time(self.start)}, {format_time(self.end)})"
