@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -76,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("--limit", type=_positive, help="only the newest N")
     add("champion", _champion, "What serves production now, and why.", model=True)
     return parser
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}"
 
 
 def _moment(text: str) -> datetime:
@@ -171,7 +179,7 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
         as_of=arguments.as_of or now,
         trigger="command",
         reason=arguments.reason,
-        requested_by=getpass.getuser(),
+        requested_by=_user(),
         force=arguments.force,
         params=_params(arguments.param),
     )

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from perennial.domain.metric_names import METRICS
 from perennial.spec.fields import Column, Columns, Duration, SpecPart
+
+_CRON_FIELDS: Final = (
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day of the month", 1, 31),
+    ("month", 1, 12),
+    ("day of the week", 0, 7),
+)
 
 
 class Windows(SpecPart):
@@ -186,4 +194,8 @@ class Triggers(SpecPart):
     def _five_cron_fields(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"(?:[\d*/,A-Za-z#L-]+\s+){4}[\d*/,A-Za-z#L-]+", value.strip()):
             raise ValueError("a cron expression has five fields, such as '0 2 * * *' for 02:00 UTC each night")
+        for (name, low, high), text in zip(_CRON_FIELDS, (value or "").split(), strict=False):
+            wrong = [found for found in re.findall(r"(?<![/#\d])\d+", text) if not low <= int(found) <= high]
+            if wrong:
+                raise ValueError(f"{name} {wrong[0]} must be between {low} and {high}")
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from perennial import runtime
+from perennial import cli, runtime
 from perennial.cli import main
 from perennial.errors import RegistryUnavailableError
 from perennial.testing.registry import MemoryRegistry
@@ -333,3 +334,11 @@ def test_interrupted_command_ends_with_130(world: World, shell: Shell, monkeypat
 
 def test_start_of_the_world_is_where_the_tests_think_it_is() -> None:
     assert f"{START + timedelta(days=28):%Y-%m-%d}" == AS_OF
+
+
+def test_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert re.fullmatch(r"uid \d+", cli._user())

@@ -83,6 +83,8 @@ def test_valid_spec_loads_with_defaults_and_is_frozen(folder: Path) -> None:
         (lambda d: d["gate"]["rule"].update(confidence=1.0), "gate.rule.superiority.confidence", "less than 1"),
         (lambda d: d["gate"]["rule"].update(min_effect=float("nan")), "gate.rule.superiority.min_effect", "finite"),
         (lambda d: d.update(triggers={"schedule": "nightly"}), "triggers.schedule", "five fields"),
+        (lambda d: d.update(triggers={"schedule": "0 24 * * *"}), "triggers.schedule", "hour 24 must be between 0"),
+        (lambda d: d.update(triggers={"schedule": "*/5 2 1-32 * *"}), "triggers.schedule", "between 1 and 31"),
         (lambda d: d.update(name="Churn!"), "name", "pattern"),
     ],
 )
@@ -171,3 +173,9 @@ def test_json_schema_names_every_top_level_field() -> None:
     schema = json_schema()
     assert {"name", "data", "gate", "triggers"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("schedule", ["0 2 * * *", "*/90 0-6/2 1,15 JAN-DEC mon#2", "30 23 31 12 7"])
+def test_schedule_within_every_range_is_accepted(folder: Path, schedule: str) -> None:
+    spec = load_spec(_write(folder, _edited(lambda d: d.update(triggers={"schedule": schedule}))))
+    assert spec.triggers.schedule == schedule
