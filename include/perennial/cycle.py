@@ -8,20 +8,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from perennial.domain.evaluation import EvaluationResult
 from perennial.domain.fingerprint import policy_digest
 from perennial.domain.references import (
+    ApprovalRef,
     DecisionRef,
     EvaluationRef,
     ModelRef,
     PromotionRef,
     Reference,
+    RollbackRef,
     SnapshotRef,
     ValidationRef,
+    Verdict,
 )
-from perennial.domain.run_request import RunRequest
+from perennial.domain.run_request import RollbackRequest, RunRequest, require_break_glass_allowed
 from perennial.runtime import Runtime
 from perennial.spec import ModelSpec, load_suite
 from perennial.stages.estimator import code_version, make_importable
@@ -31,10 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> SnapshotRef:
-    """Freeze the landed data; `nothing_new_since` is set when this very training was judged before."""
+    """Freeze the landed data; `nothing_new_since` is set when this very training was judged before.
+
+    Before that, whatever happened to the champion since the last run is put on record.
+    """
     from perennial.stages.snapshot import take_snapshot
 
+    require_break_glass_allowed(spec, request)
     with _timed(spec, request, "snapshot"):
+        runtime.door.settle(spec.name, owner=request.run_id)
         return take_snapshot(
             spec,
             request,
@@ -49,7 +58,10 @@ def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> Snapshot
 
 
 def validate(runtime: Runtime, spec: ModelSpec, request: RunRequest, snapshot: SnapshotRef) -> ValidationRef:
-    """Check the data. BadDataError comes after the evidence was published and the refusal recorded."""
+    """Check the data. BadDataError comes after the evidence was published and the refusal recorded.
+
+    Whoever breaks the glass gets a reference whose `success` is False instead.
+    """
     from perennial.stages.validate import validate_data
 
     with _timed(spec, request, "validate"):
@@ -98,19 +110,35 @@ def evaluate(
 
 
 def decide(
-    runtime: Runtime, spec: ModelSpec, request: RunRequest, evaluation: EvaluationRef, model: ModelRef
+    runtime: Runtime,
+    spec: ModelSpec,
+    request: RunRequest,
+    snapshot: SnapshotRef,
+    evaluation: EvaluationRef,
+    model: ModelRef,
 ) -> DecisionRef:
-    """Judge, and note the verdict at the training's run in MLflow."""
+    """Judge, put the verdict on record, and note it at the training's run in MLflow.
+
+    Before that, a champion that was moved by hand since the run began is put on record: the gate looks at its tenure.
+    """
+    from perennial.champion_door import anchors
     from perennial.stages.decide import decide_promotion
 
     with _timed(spec, request, "decide"):
+        runtime.door.settle(spec.name, owner=request.run_id)
         decision = decide_promotion(
             spec,
             request,
             evaluation,
+            snapshot=snapshot,
+            model=model,
             store=runtime.store,
             root=runtime.root,
+            ledger=runtime.ledger,
+            clock=runtime.clock,
+            policy=_policy(runtime, spec),
             run_url=runtime.registry.run_url(model.run_id),
+            anchors=anchors(runtime.registry, spec.name),
         )
         runtime.registry.annotate(
             model.run_id,
@@ -118,6 +146,33 @@ def decide(
             tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
         )
     return decision
+
+
+def approve(
+    runtime: Runtime,
+    spec: ModelSpec,
+    request: RunRequest,
+    decision: DecisionRef,
+    *,
+    approved: bool,
+    by: str | None,
+    at: datetime,
+) -> ApprovalRef:
+    """Put a person's answer on record; `by` None: nobody answered in time."""
+    from perennial.stages.approve import record_answer
+
+    with _timed(spec, request, "approve"):
+        return record_answer(
+            spec,
+            request,
+            decision,
+            approved=approved,
+            by=by,
+            at=at,
+            registry=runtime.registry,
+            ledger=runtime.ledger,
+            clock=runtime.clock,
+        )
 
 
 def promote(
@@ -128,24 +183,53 @@ def promote(
     model: ModelRef,
     evaluation: EvaluationRef,
     decision: DecisionRef,
+    approval: ApprovalRef | None = None,
 ) -> PromotionRef:
-    """Carry the verdict out, whatever it is, and record it."""
+    """Carry the verdict out, whatever it is."""
+    from perennial.addresses import page_address
     from perennial.stages.promote import carry_out
 
+    address = page_address(decision.page_uri, root=runtime.root, model=spec.name, airflow_url=runtime.airflow_url)
+
+    def card() -> str:
+        from perennial.reports.model_card import model_card
+
+        return model_card(
+            spec,
+            request=request,
+            model=model,
+            snapshot=snapshot,
+            evaluation=EvaluationResult.from_dict(json.loads(runtime.store.read(evaluation.uri))),
+            decision=json.loads(runtime.store.read(decision.uri)),
+            approval=approval,
+            run_url=runtime.registry.run_url(model.run_id),
+            page_address=address or decision.page_uri,
+        )
+
+    make_importable(runtime.import_roots)
+    led_here = (snapshot, model, evaluation, decision, *(() if approval is None else (approval,)))
     with _timed(spec, request, "promote"):
         return carry_out(
             spec,
             request,
-            snapshot=snapshot,
             model=model,
-            evaluation=evaluation,
             decision=decision,
-            store=runtime.store,
-            registry=runtime.registry,
-            ledger=runtime.ledger,
-            clock=runtime.clock,
+            approval=approval,
+            references={reference.kind: reference for reference in led_here},
             policy=_policy(runtime, spec),
+            door=runtime.door,
+            model_card=card,
+            decision_url=address,
         )
+
+
+def rollback(runtime: Runtime, spec: ModelSpec, request: RollbackRequest) -> RollbackRef:
+    """Put an earlier champion back."""
+    from perennial.stages.rollback import roll_back
+
+    make_importable(runtime.import_roots)
+    with _timed(spec, request, "rollback"):
+        return roll_back(spec, request, door=runtime.door)
 
 
 def _holdout_metrics(runtime: Runtime, evaluation: EvaluationRef) -> dict[str, float]:
@@ -160,7 +244,10 @@ def _policy(runtime: Runtime, spec: ModelSpec) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleResult:
-    """What one cycle came to. All but `snapshot` is None if there was nothing new."""
+    """What one cycle came to. All but `snapshot` is None if there was nothing new.
+
+    `promotion` is None, too, if a PROMOTE waits for a person's approval.
+    """
 
     snapshot: SnapshotRef
     validation: ValidationRef | None = None
@@ -195,8 +282,12 @@ def run_cycle(
     validation = tell("validate", lambda: validate(runtime, spec, request, taken))
     model = tell("train", lambda: train(runtime, spec, request, taken))
     evaluation = tell("evaluate", lambda: evaluate(runtime, spec, request, taken, model))
-    decision = tell("decide", lambda: decide(runtime, spec, request, evaluation, model))
-    promotion = tell("promote", lambda: promote(runtime, spec, request, taken, model, evaluation, decision))
+    decision = tell("decide", lambda: decide(runtime, spec, request, taken, evaluation, model))
+    promotion = None
+    if _waits_for_approval(spec, decision):
+        _log.warning("%s %s: %s waits for approval, nothing was moved", spec.name, request.run_id, decision.verdict)
+    else:
+        promotion = tell("promote", lambda: promote(runtime, spec, request, taken, model, evaluation, decision))
     return CycleResult(
         snapshot=taken,
         validation=validation,
@@ -207,8 +298,12 @@ def run_cycle(
     )
 
 
+def _waits_for_approval(spec: ModelSpec, decision: DecisionRef) -> bool:
+    return spec.approval.required and decision.verdict == Verdict.PROMOTE and not decision.break_glass
+
+
 @contextmanager
-def _timed(spec: ModelSpec, request: RunRequest, stage: str) -> Iterator[None]:
+def _timed(spec: ModelSpec, request: RunRequest | RollbackRequest, stage: str) -> Iterator[None]:
     """Log what a stage itself took, so that what Airflow adds to it can be told apart."""
     began = time.perf_counter()
     yield

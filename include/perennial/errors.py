@@ -83,7 +83,19 @@ class FenceError(TerminalError):
 
 
 class LedgerConflictError(TerminalError):
-    """A ledger key already holds a different entry."""
+    """The ledger holds a different entry of the same id, or its end is damaged."""
+
+
+class NotAllowedError(TerminalError):
+    """The person who asked may not do this (approve, break the glass)."""
+
+
+class ExpiredVerdictError(TerminalError):
+    """The decision is older than `gate.verdict_expires`; the data may have changed since."""
+
+
+class SmokeTestError(TerminalError):
+    """A model loads, but gives no usable predictions for its own input example."""
 
 
 class NotFoundError(TerminalError):
@@ -96,3 +108,11 @@ class StoreUnavailableError(TransientError):
 
 class RegistryUnavailableError(TransientError):
     """The MLflow server did not answer, or answered with a server error."""
+
+
+class LockTimeoutError(TransientError):
+    """Others held the model's lock, or used it all the time, for as long as we were willing to wait."""
+
+
+class LockLostError(TransientError):
+    """The lease on the model's lock ran out before the work was done; nothing more was moved."""

@@ -51,6 +51,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def delete(self, uri: str) -> None:
+        """Take the object away; no error if there is none. Only for locks, marks and remains, never for evidence."""
+        ...
+
     def download(self, uri: str, path: Path) -> ObjectInfo:
         """Stream the object into a local file, in parts; memory stays flat.
 
@@ -76,6 +80,17 @@ class RegisteredVersion:
     model: ModelRef
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model whose every file had the digest recorded for it."""
+
+    estimator: Any
+    input_example: pd.DataFrame | None
+    """Rows of features that were logged with it; None if there are none."""
+    size_bytes: int
+    """Of all its files."""
+
+
 class ModelRegistry(Protocol):
     """Tracking and registry (MLflow).
 
@@ -91,10 +106,16 @@ class ModelRegistry(Protocol):
         ...
 
     def load(self, model: ModelRef) -> Any:
-        """The fitted estimator, after the digest of its files was compared with `model.digest`.
+        """The fitted estimator alone; see `open_model`."""
+        ...
+
+    def open_model(self, model: ModelRef) -> LoadedModel:
+        """The fitted estimator, after each of its files was compared with its recorded digest.
 
         Raises:
-            IntegrityError: the bytes differ from the recorded digest.
+            IntegrityError: a file is changed, missing or added (says which, with both digests); or it is a pickle
+                whose digest the registry does not have on record.
+            NotFoundError: there is no such model.
         """
         ...
 
@@ -106,8 +127,32 @@ class ModelRegistry(Protocol):
         """The version that the alias `champion` names, whoever registered it and put it there; or None."""
         ...
 
-    def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:
+    def register(self, model: str, trained: ModelRef, tags: Mapping[str, str], *, description: str = "") -> str:
         """The version that holds this digest: the one already there, else a new one."""
+        ...
+
+    def version(self, model: str, version: str) -> RegisteredVersion:
+        """One version.
+
+        Raises:
+            NotFoundError: there is none of this number.
+            ChampionUnusableError: Perennial did not register it, so its digest is unknown.
+        """
+        ...
+
+    def version_tags(self, model: str) -> Mapping[str, Mapping[str, str]]:
+        """The tags of every version of a model, by version; empty if there is no such model."""
+        ...
+
+    def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; the same again changes nothing."""
+        ...
+
+    def log_text(self, run_id: str, path: str, text: str) -> None:
+        """Keep a text file with a run (not with its model: that would change the digest).
+
+        The same path again replaces it.
+        """
         ...
 
     def point_alias(self, model: str, alias: str, version: str) -> None:
@@ -141,6 +186,7 @@ class FittedTraining:
     dataset_sha256: str
     dataset_rows: int
     fingerprint: str
+    keys_sha256: str
     training_start: datetime
     training_end: datetime
     trusted_types: Sequence[str]

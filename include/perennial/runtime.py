@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perennial.champion_door import ChampionDoor
 from perennial.ledger import Ledger
 from perennial.ports import Clock, ModelRegistry, ObjectStore, Validator
 from perennial.settings import Settings
@@ -29,6 +30,15 @@ class Runtime:
     specs: Path
     """Folder of the specs; suites and users' code are found from it."""
     import_roots: tuple[Path, ...]
+    airflow_url: str = ""
+    """Address of Airflow's web server, for links to pages; empty if it is not known."""
+
+    @property
+    def door(self) -> ChampionDoor:
+        """To production."""
+        return ChampionDoor(
+            store=self.store, root=self.root, registry=self.registry, ledger=self.ledger, clock=self.clock
+        )
 
 
 class SystemClock:
@@ -51,8 +61,9 @@ def build_runtime(settings: Settings, *, session: boto3.Session | None = None) -
         registry=MlflowRegistry(settings.mlflow_tracking_uri),
         validator=GreatExpectationsValidator(),
         clock=SystemClock(),
-        ledger=Ledger(store, settings.store),
+        ledger=Ledger(store, settings.store, SystemClock()),
         root=settings.store,
         specs=settings.specs,
         import_roots=settings.import_roots,
+        airflow_url=settings.airflow_url,
     )

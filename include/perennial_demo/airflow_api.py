@@ -51,6 +51,20 @@ class TaskInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a task asks of a person before it goes on: to approve, or to reject."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    subject: str
+    body: str
+    may_answer: tuple[str, ...]
+    """Ids of users; empty: whoever may answer tasks of the DAG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportProblem:
     """A DAG file that could not be imported."""
 
@@ -119,6 +133,22 @@ class AirflowApi:
         """The tasks of a run."""
         answer = self._call("GET", f"{_run_path(dag_id, run_id)}/taskInstances")
         return [_task_instance(item) for item in answer["task_instances"]]
+
+    def pending_approvals(self, dag_id: str, run_id: str) -> list[Question]:
+        """What the tasks of a run wait for a person to answer."""
+        path = f"{_run_path(dag_id, run_id)}/hitlDetails"
+        answer = self._call("GET", path, params={"response_received": False, "state": "awaiting_input"})
+        return [_question(item) for item in answer["hitl_details"]]
+
+    def answer_approval(self, question: Question, *, approve: bool) -> None:
+        """Approve or reject, as the user whom the token names.
+
+        Raises:
+            AirflowApiError: it was answered before, or this user may not.
+        """
+        task = f"taskInstances/{quote(question.task_id)}/{question.map_index}/hitlDetails"
+        chosen = {"chosen_options": ["Approve" if approve else "Reject"]}
+        self._call("PATCH", f"{_run_path(question.dag_id, question.run_id)}/{task}", json=chosen)
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
         """What a try of a task has logged so far, one event a line."""
@@ -212,6 +242,19 @@ def _task_instance(item: Mapping[str, Any]) -> TaskInstance:
         try_number=item["try_number"],
         started_at=_time(item.get("start_date")),
         ended_at=_time(item.get("end_date")),
+    )
+
+
+def _question(item: Mapping[str, Any]) -> Question:
+    task = item["task_instance"]
+    return Question(
+        dag_id=task["dag_id"],
+        run_id=task["dag_run_id"],
+        task_id=task["task_id"],
+        map_index=task["map_index"],
+        subject=item["subject"],
+        body=item["body"] or "",
+        may_answer=tuple(user["id"] for user in item["assigned_users"]),
     )
 
 

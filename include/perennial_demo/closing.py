@@ -9,31 +9,49 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from perennial.domain.ledger_entry import MOVES, OUTCOMES
+from perennial.ledger import outcomes_by_run
+
 if TYPE_CHECKING:
     from perennial.domain.ledger_entry import LedgerEntry
 
-_STYLES: Final = {"PROMOTE": "green", "REJECT": "yellow", "INCONCLUSIVE": "yellow", "refused": "red"}
+_STYLES: Final = {
+    "PROMOTE": "green",
+    "REJECT": "yellow",
+    "INCONCLUSIVE": "yellow",
+    "refused": "red",
+    "approved": "green",
+    "declined": "yellow",
+    "rollback": "magenta",
+    "outside": "red",
+}
 _TRIGGERS: Final = {"manual": "REST API", "new_data": "sensor"}
 _TO_THE_SECOND: Final = len("2013-07-01T06:00:00")
 
 
 def history_table(model: str, entries: Sequence[LedgerEntry]) -> Table:
-    """Every run of a model that the ledger knows, oldest first; readable at 120 columns."""
+    """Every run of a model that the ledger knows, and what people did, oldest first; readable at 120 columns.
+
+    A promotion has no line of its own: its run's shows it as `v1 -> v2`.
+    """
     table = Table(title=model, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", no_wrap=True, min_width=_TO_THE_SECOND)
     for name in ("data up to", "trigger", "verdict", "champion"):
         table.add_column(name, no_wrap=True)
     table.add_column("reason", ratio=1)
-    for entry in entries:
-        trigger = str(entry.request["trigger"])
-        table.add_row(
-            short_run(entry.run_id),
-            data_up_to(entry),
-            _TRIGGERS.get(trigger, trigger),
-            styled_outcome(entry),
-            champions(entry),
-            Text(entry.summary),
-        )
+    for run in outcomes_by_run(entries).values():
+        shown = [entry for entry in run if entry.kind != "promotion" or len(run) == 1]
+        for entry in shown:
+            trigger = str(entry.request.get("trigger", ""))
+            is_first = entry is shown[0]
+            table.add_row(
+                short_run(entry.run_id) if is_first else "",
+                data_up_to(entry) if is_first else "",
+                _TRIGGERS.get(trigger, trigger) if is_first else "",
+                styled_outcome(entry),
+                champions(moved_by(run) if entry.kind in OUTCOMES else entry) if entry.kind != "approval" else "",
+                Text(entry.summary),
+            )
     return table
 
 
@@ -43,10 +61,21 @@ def short_run(run_id: str) -> str:
     return (rest or kind)[:_TO_THE_SECOND]
 
 
+def outcome(entry: LedgerEntry) -> str:
+    """Verdict, or what else the entry is about."""
+    if entry.kind == "approval":
+        return "approved" if entry.approved else "declined"
+    return entry.verdict or entry.kind.replace("_", " ")
+
+
 def styled_outcome(entry: LedgerEntry) -> Text:
-    """Verdict, or what ended the run before one, in its colour."""
-    outcome = entry.verdict or entry.kind.replace("_", " ")
-    return Text(outcome, style=_STYLES.get(outcome, "cyan"))
+    """`outcome` in its colour."""
+    return Text(outcome(entry), style=_STYLES.get(outcome(entry), "cyan"))
+
+
+def moved_by(run: Sequence[LedgerEntry]) -> LedgerEntry:
+    """Of one run's entries, the one that changed the champion; the first one if none did."""
+    return next((entry for entry in run if entry.kind in MOVES), run[0])
 
 
 def champions(entry: LedgerEntry) -> str:
@@ -56,6 +85,6 @@ def champions(entry: LedgerEntry) -> str:
 
 
 def data_up_to(entry: LedgerEntry) -> str:
-    """Day of the newest data that the run looked at."""
+    """Day of the newest data that the run looked at; of a run that saw none, the day on which it stood."""
     snapshot: dict[str, Any] = entry.references.get("snapshot", {})
     return str(snapshot.get("watermark", entry.request["as_of"]))[:10]

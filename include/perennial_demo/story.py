@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from perennial.addresses import retrain_dag_id, rollback_dag_id
 from perennial.settings import DEMO_SWITCH
 from perennial_demo.airflow_api import DagRun
+from perennial_demo.chapters import (
+    CHAPTERS,
+    CORRUPTED_DAY,
+    DAY_AFTER_THE_REPAIR,
+    DIABETES,
+    FLIGHTS,
+    Chapter,
+    landed_flights,
+)
 from perennial_demo.closing import champions, history_table, styled_outcome
 from perennial_demo.errors import DemoError
 from perennial_demo.stack import Stack
@@ -26,29 +35,10 @@ if TYPE_CHECKING:
     from perennial.domain.ledger_entry import LedgerEntry
     from perennial.runtime import Runtime
 
-FLIGHTS: Final = "flights_delay"
-DIABETES: Final = "diabetes_progression"
 MODELS: Final = (FLIGHTS, DIABETES)
 RUN_TIMEOUT_S: Final = 300.0
 DAG_TIMEOUT_S: Final = 120.0
 SENSOR_RUN: Final = "asset_triggered"
-CORRUPTED_DAY: Final = date(2013, 7, 1)
-DAY_AFTER_THE_REPAIR: Final = date(2013, 7, 31)
-"""Landed with the corrupted day's repair, last of all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chapter:
-    """One thing that happens."""
-
-    title: str
-    model: str
-    land: Callable[[Teller], object]
-    """Puts files into the landing zone."""
-    as_of: datetime | None = None
-    """Of the run that is then triggered through the REST API; None: the sensor has to notice by itself."""
-    is_refused: bool = False
-    """Whether this chapter's run has to fail. If it does not, the demo fails."""
 
 
 def run(stack: Stack) -> None:
@@ -72,14 +62,16 @@ def run(stack: Stack) -> None:
     teller.resume()
     for chapter in CHAPTERS:
         teller.tell(chapter)
+    teller.take_back(FLIGHTS)
     teller.show_history()
+    teller.verify()
     stack.console.print(f"\nThe story took {time.monotonic() - began:.0f} s.")
     teller.show_where_to_look()
 
 
 def dag_id(model: str) -> str:
     """The model's retraining DAG."""
-    return f"perennial__{model}__retrain"
+    return retrain_dag_id(model)
 
 
 class Teller:
@@ -93,6 +85,7 @@ class Teller:
         self.declared = [path.stem for path in spec_paths(self.runtime.specs)]
         """Models of the specs folder that these services run with."""
         self.cache = stack.home.root / "cache"
+        self._asking = {name for name in self.declared if self._asks_for_approval(name)}
         self._stopped_at_the_corrupted_day = False
 
     def resume(self) -> None:
@@ -104,12 +97,17 @@ class Teller:
         if self._has_landed(CORRUPTED_DAY) and not self._has_landed(DAY_AFTER_THE_REPAIR):
             self._stopped_at_the_corrupted_day = True
             self.stack.console.print("\nAn earlier telling stopped at the corrupted day; it is landed again, whole.")
-            _flights(CORRUPTED_DAY, CORRUPTED_DAY)(self)
+            landed_flights(CORRUPTED_DAY, CORRUPTED_DAY)(self)
         for model in MODELS:
             for run in reversed(self.stack.airflow.runs(dag_id(model))):
                 if not run.is_over:
                     self.stack.console.print(f"\nwaiting for run {run.run_id}, which is under way", markup=False)
                     self._wait(model, run.run_id)
+
+    def _asks_for_approval(self, model: str) -> bool:
+        from perennial.spec import load_model
+
+        return load_model(self.runtime.specs, model).approval.required
 
     def _has_landed(self, day: date) -> bool:
         from flights.publisher import LANDING, object_uri
@@ -198,8 +196,62 @@ class Teller:
 
         return seen_digest(self.runtime.store, self.runtime.root, model)
 
+    def take_back(self, model: str) -> None:
+        """Somebody finds the champion wanting, and goes back to the one before through Airflow."""
+        self.stack.console.print("\n[bold]2 September: complaints; somebody takes the champion back[/]")
+        entries = self.runtime.ledger.entries(model)
+        if any(entry.kind == "rollback" for entry in entries):
+            self.stack.console.print("  taken back in an earlier demo")
+            return
+        if sum(entry.kind == "promotion" for entry in entries) < 2:
+            self.stack.console.print("  there was one champion only: nothing to go back to")
+            return
+        self.stack.airflow.wait_for_dag(rollback_dag_id(model), timeout_s=DAG_TIMEOUT_S)
+        began = time.monotonic()
+        conf = {"reason": "complaints about too many false alarms"}
+        started = self.stack.airflow.trigger(rollback_dag_id(model), conf=conf)
+        finished = self.stack.airflow.wait_for_run(rollback_dag_id(model), started.run_id, timeout_s=RUN_TIMEOUT_S)
+        took = time.monotonic() - began
+        entry = self._outcome(model, finished)
+        if finished.state != "success" or entry is None or entry.kind != "rollback":
+            raise DemoError(
+                f"Run {finished.run_id} of {rollback_dag_id(model)} ended as {finished.state} and took nothing back. "
+                f"Its log: {self.stack.airflow_url}/dags/{rollback_dag_id(model)}/runs/{finished.run_id}"
+            )
+        self._show(entry, finished)
+        self.stack.console.print(f"  {took:.1f} s from the trigger to the end of the run", markup=False)
+
+    def verify(self) -> None:
+        """Check every byte of the ledgers against their chains, and against what MLflow noted of them.
+
+        Raises:
+            DemoError: one of them is damaged.
+        """
+        from perennial.champion_door import anchors
+
+        self.stack.console.print("\n[bold]Are the ledgers whole?[/]")
+        for model in MODELS:
+            found = self.runtime.ledger.verify(model, anchors(self.runtime.registry, model))
+            if not found.sound:
+                raise DemoError(f"The ledger of {model} is damaged: {'; '.join(d.detail for d in found.damages)}")
+            self.stack.console.print(f"  {model}: {found.entries} entries, each with the hash of the one before: sound")
+
     def _wait(self, model: str, run_id: str) -> DagRun:
-        return self.stack.airflow.wait_for_run(dag_id(model), run_id, timeout_s=RUN_TIMEOUT_S)
+        """Until the run is over; if it asks for a person's approval on the way, give it.
+
+        Raises:
+            AirflowApiError: it is not over after `RUN_TIMEOUT_S`.
+        """
+        airflow, deadline = self.stack.airflow, time.monotonic() + RUN_TIMEOUT_S
+        if model not in self._asking:
+            return airflow.wait_for_run(dag_id(model), run_id, timeout_s=RUN_TIMEOUT_S)
+        while not airflow.run(dag_id(model), run_id).is_over and time.monotonic() < deadline:
+            for question in airflow.pending_approvals(dag_id(model), run_id):
+                self.stack.console.print(f"  the run asks: {question.subject}", markup=False)
+                airflow.answer_approval(question, approve=True)
+                self.stack.console.print("  somebody reads the decision's page and approves")
+            time.sleep(0.25)
+        return airflow.wait_for_run(dag_id(model), run_id, timeout_s=max(1.0, deadline - time.monotonic()))
 
     def _outcome(self, model: str, run: DagRun) -> LedgerEntry | None:
         entries = self.runtime.ledger.entries(model)
@@ -212,7 +264,9 @@ class Teller:
         took = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else 0.0
         text = Text("  ")
         text.append_text(styled_outcome(entry))
-        text.append(f"  champion {champions(entry)}  ({run.run_type} run, {took:.1f} s)\n  {entry.summary}")
+        of_run = [other for other in self.runtime.ledger.entries(entry.model) if other.run_id == entry.run_id]
+        why = next((other for other in of_run if other.kind == "decision"), entry).summary
+        text.append(f"  champion {champions(entry)}  ({run.run_type} run, {took:.1f} s)\n  {why}")
         self.stack.console.print(text)
 
     def show_history(self) -> None:
@@ -228,8 +282,10 @@ class Teller:
             ("runs, reports, decisions", f"{stack.airflow_url}/dags/{dag_id(FLIGHTS)}"),
             ("trainings and versions", f"{stack.mlflow_url}/#/models/{FLIGHTS}"),
             ("the refused day", self._refused_url()),
-            ("the ledger", f".venv/bin/perennial history {FLIGHTS}"),
+            ("the ledger", f".venv/bin/perennial history {FLIGHTS} --verify"),
             ("what serves, and why", f".venv/bin/perennial champion {FLIGHTS}"),
+            ("what served on a day", f".venv/bin/perennial champion {FLIGHTS} --at 2013-07-04"),
+            ("take the champion back", f".venv/bin/perennial rollback {FLIGHTS}"),
             ("end it all", "make stop"),
         ]
         stack.console.print("\n[bold]Where to look[/]")
@@ -252,92 +308,3 @@ def open_runtime(stack: Stack) -> Runtime:
 
     os.environ.update({**stack.environment, DEMO_SWITCH: "1"})
     return build_runtime(load_settings())
-
-
-def _flights(first: date, last: date) -> Callable[[Teller], object]:
-    """Land the days from `first` to `last`, both included."""
-
-    def land(teller: Teller) -> object:
-        from flights.publisher import publish
-
-        return publish(first, last + timedelta(days=1), cache=teller.cache)
-
-    return land
-
-
-def _corrupted_flights(teller: Teller) -> object:
-    """Land one day as an upstream bug would have it."""
-    from flights.publisher import publish_corrupted
-
-    return publish_corrupted(CORRUPTED_DAY, cache=teller.cache)
-
-
-def _diabetes(*weeks: int) -> Callable[[Teller], object]:
-    def land(_teller: Teller) -> object:
-        from diabetes.publisher import publish
-
-        return publish(weeks)
-
-    return land
-
-
-def _morning(year: int, month: int, day: int) -> datetime:
-    """06:00 UTC, when nothing departs from New York."""
-    return datetime(year, month, day, 6, tzinfo=UTC)
-
-
-CHAPTERS: Final = (
-    Chapter(
-        title="1 April: January to March have landed; somebody triggers the first run",
-        model=FLIGHTS,
-        land=_flights(date(2013, 1, 1), date(2013, 3, 31)),
-        as_of=_morning(2013, 4, 1),
-    ),
-    Chapter(
-        title="1 May: April has landed; the sensor notices",
-        model=FLIGHTS,
-        land=_flights(date(2013, 4, 1), date(2013, 4, 30)),
-    ),
-    Chapter(
-        title="A second model, another task and another data set: diabetes, six weeks of visits",
-        model=DIABETES,
-        land=_diabetes(1, 2, 3, 4, 5, 6),
-        as_of=datetime(2013, 2, 18, 3, tzinfo=UTC),
-    ),
-    Chapter(
-        title="1 June: May has landed, spring weather is here",
-        model=FLIGHTS,
-        land=_flights(date(2013, 5, 1), date(2013, 5, 31)),
-        as_of=_morning(2013, 6, 1),
-    ),
-    Chapter(
-        title="1 July: June has landed; the sensor notices",
-        model=FLIGHTS,
-        land=_flights(date(2013, 6, 1), date(2013, 6, 30)),
-    ),
-    Chapter(
-        title="2 July: the day before arrives corrupted by an upstream bug",
-        model=FLIGHTS,
-        land=_corrupted_flights,
-        as_of=_morning(2013, 7, 3),
-        is_refused=True,
-    ),
-    Chapter(
-        title="1 August: the day was landed again, whole, and July with it",
-        model=FLIGHTS,
-        land=_flights(CORRUPTED_DAY, date(2013, 7, 31)),
-        as_of=_morning(2013, 8, 1),
-    ),
-    Chapter(
-        title="The same once more: nothing has landed since",
-        model=FLIGHTS,
-        land=lambda _teller: None,
-        as_of=_morning(2013, 8, 1),
-    ),
-    Chapter(
-        title="1 September: August has landed; a month that changes little",
-        model=FLIGHTS,
-        land=_flights(date(2013, 8, 1), date(2013, 8, 31)),
-        as_of=_morning(2013, 9, 1),
-    ),
-)

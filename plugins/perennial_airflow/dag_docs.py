@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from perennial.addresses import retrain_dag_id, rollback_dag_id
 from perennial.domain.metric_names import METRICS
 from perennial.spec import ModelSpec
 from perennial.spec.fields import format_duration
@@ -29,15 +32,28 @@ def dag_doc(spec: ModelSpec) -> str:
             f"| training | `{spec.training.estimator}`, seed {spec.training.seed} |",
             f"| rule | {rule_in_words(spec)} |",
             f"| also required | {_floors(spec)} |",
+            f"| approval | {_approval(spec)} |",
             f"| a run starts | {_triggers(spec)} |",
             "",
             "**Colours.** Everything after `snapshot_data` skipped: nothing new to judge. `promote_if_better` skipped: "
             "judged, recorded, the champion stays; the button *Decision* says why. `validate_data` red: the data was "
             "refused; the button *Validation report* shows the rows.",
             "",
-            "**Trigger by hand** takes a reason (kept in the ledger), a time to stand at (`as_of`), other training "
-            "parameters for this run only, and `force` to judge again what was judged before.",
+            f"**Trigger by hand** takes a reason (kept in the ledger), a time to stand at (`as_of`), other training "
+            f"parameters for this run only, and `force` to judge again what was judged before.{_break_glass(spec)}",
+            "",
+            f"**The way back** is `{rollback_dag_id(spec.name)}`.",
         ]
+    )
+
+
+def rollback_doc(spec: ModelSpec) -> str:
+    """Markdown: what the rollback does."""
+    return (
+        f"Puts an earlier champion of `{spec.name}` back: the version that the form names, or the one before the "
+        "present champion. It is tried out first; who went back, when and why goes into the ledger. The model that was "
+        f"removed is kept in quarantine: retraining (`{retrain_dag_id(spec.name)}`) does not promote it again. To lift "
+        "that, name its version here."
     )
 
 
@@ -59,6 +75,8 @@ def rule_in_words(spec: ModelSpec) -> str:
         )
     else:
         how = f"not worse than the champion's by {rule.margin:g} or more"
+        if rule.refresh_after_days:
+            how += f" (better, if the champion's training data is less than {rule.refresh_after_days} days older)"
     return f"promote only if the challenger's `{metric}` ({direction} is better) is {how}, {sure}"
 
 
@@ -72,12 +90,53 @@ def _windows(spec: ModelSpec) -> str:
 
 
 def _floors(spec: ModelSpec) -> str:
-    rows = f"{spec.gate.min_rows} holdout rows in {spec.gate.min_clusters} groups by `{spec.gate.cluster_by}`"
+    gate = spec.gate
+    groups = f" in {gate.min_clusters} groups by `{gate.cluster_by}`" if gate.cluster_by else ""
     limits = [
         f"`{name}` {'at least' if METRICS[name].higher_is_better else 'at most'} {limit:g}"
-        for name, limit in sorted(spec.gate.floors.items())
+        for name, limit in sorted(gate.floors.items())
     ]
-    return ", ".join([rows, *limits])
+    return ", ".join([f"{gate.min_rows} holdout rows{groups}", *limits, *_guards(spec)])
+
+
+def _guards(spec: ModelSpec) -> list[str]:
+    """What else the gate looks at, in short; the decision's page has the numbers."""
+    gate = spec.gate
+    guards = []
+    if gate.slices is not None:
+        guards.append(f"no slice by {_names(spec.evaluation.slices)} worse by {gate.slices.margin:g}")
+    if gate.fairness:
+        guards.append(f"gaps between groups by {_names(rule.column for rule in gate.fairness)}")
+    if gate.cost is not None:
+        guards.append("limits on latency and size")
+    if gate.min_tenure:
+        guards.append(f"a champion stays {format_duration(gate.min_tenure)} at least")
+    if gate.max_promotions_per_week is not None:
+        guards.append(f"at most {gate.max_promotions_per_week} promotions in seven days")
+    if gate.false_promotions is not None:
+        budget = gate.false_promotions
+        guards.append(f"at most {budget.budget:.1%} chance of a false promotion in {budget.period_days} days")
+    return guards
+
+
+def _names(columns: Iterable[str]) -> str:
+    return ", ".join(f"`{column}`" for column in dict.fromkeys(columns))
+
+
+def _approval(spec: ModelSpec) -> str:
+    approval = spec.approval
+    if not approval.required:
+        return "not needed"
+    who = ", ".join(approval.approvers) or "whoever may answer tasks of this DAG"
+    return (
+        f"by {who} within {format_duration(approval.timeout)}; no answer is a No. The model's next run starts after "
+        f"the answer"
+    )
+
+
+def _break_glass(spec: ModelSpec) -> str:
+    named = ", ".join(spec.approval.break_glass)
+    return f" {named} may also *break the glass*: promote against the gate's verdict, on record." if named else ""
 
 
 def _triggers(spec: ModelSpec) -> str:

@@ -1,4 +1,4 @@
-"""Makes the DAG of a spec. The only module that knows which tasks a cycle has in Airflow, and in which order."""
+"""Makes the DAGs of a spec. The only module that knows which tasks a cycle has in Airflow, and in which order."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from airflow.sdk import (
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.param import ParamsDict
 
+from perennial.addresses import retrain_dag_id, rollback_dag_id
 from perennial.domain.run_request import MAX_REASON_LENGTH
 from perennial.errors import SpecError, SpecProblem
 from perennial.settings import load_settings
 from perennial.spec import ModelSpec, load_spec, load_suite, spec_paths
 from perennial.spec.loader import SUFFIXES
 from perennial.spec.parts import NewDataTrigger
-from perennial_airflow.dag_docs import dag_doc
-from perennial_airflow.links import DAG_ID_PATTERN, dag_id_of
+from perennial_airflow.dag_docs import dag_doc, rollback_doc
+from perennial_airflow.links import DAG_ID_PATTERN
 from perennial_airflow.operators import (
+    ApproveOperator,
     DecideOperator,
     EvaluateOperator,
     PromoteOperator,
+    RollbackOperator,
     SnapshotOperator,
     TrainModelOperator,
     ValidateOperator,
@@ -43,6 +46,13 @@ log = logging.getLogger(__name__)
 
 _ANY_DAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
 RUN_TIMEOUT: Final = timedelta(hours=8)
+"""Of a retraining, without the time that a person may take to answer."""
+ROLLBACK_TIMEOUT: Final = timedelta(minutes=30)
+ROLLBACK_TASK_TIMEOUT: Final = timedelta(minutes=5)
+"""Of one try: a minute and a half of waiting for the model's lock, and room for a slow registry."""
+ROLLBACK_RETRY_DELAY: Final = timedelta(seconds=5)
+FIRST: Final = 1000
+"""Priority of a rollback among the tasks that wait for a slot; a retraining's tasks have less than 10."""
 MIN_POLL_S: Final = 1.0
 MAX_POLL_S: Final = 30.0
 """The landing zone is listed twice in the time that it has to be quiet, within these bounds."""
@@ -102,66 +112,113 @@ def checked(path: Path) -> ModelSpec:
 
 
 def build_dag(spec: ModelSpec) -> DAG:
-    """The retraining DAG of a model: six tasks, one after the other.
+    """The retraining DAG of a model: six tasks, one after the other, or seven if a person has to agree.
 
-    Promotions of one model never overlap: one run at a time, and one promotion task at a time even if that is raised.
-    No pool is named: a pool that nobody created would leave the task unscheduled without a word.
+    One run at a time, and one promotion task at a time even if that is raised: fewer runs wait for each other in vain.
+    That promotions never overlap is the model's lock's doing. No pool is named: a pool that nobody created would leave
+    the task unscheduled without a word.
     """
+    patience = spec.approval.timeout if spec.approval.required else timedelta(0)
     dag = DAG(
-        dag_id=dag_id_of(spec.name),
-        description=spec.description.strip().splitlines()[0][:250],
+        dag_id=retrain_dag_id(spec.name),
+        description=_first_line(spec.description),
         doc_md=dag_doc(spec),
         schedule=_schedule(spec),
         catchup=False,
         max_active_runs=1,
-        dagrun_timeout=RUN_TIMEOUT,
-        tags=sorted({"perennial", spec.task, f"owner:{spec.owner}"[:100]}),
+        dagrun_timeout=RUN_TIMEOUT + patience,
+        tags=_tags(spec),
         default_args={
             "owner": spec.owner,
             "execution_timeout": timedelta(hours=1),
             # How long to wait is Airflow's own setting: [core] default_task_retry_delay, max_task_retry_delay.
-            "retries": conf.getint("core", "default_task_retries", fallback=0) or LEAST_RETRIES,
+            "retries": _retries(),
             "retry_exponential_backoff": RETRY_BACKOFF,
         },
         auto_register=False,
     )
-    common: dict[str, Any] = {"dag": dag, "model": spec.name}
-    snapshot = SnapshotOperator(task_id="snapshot_data", **common)
-    validated = ValidateOperator(task_id="validate_data", snapshot=snapshot.output, **common)
-    challenger = TrainModelOperator(
-        task_id="train_challenger", snapshot=snapshot.output, execution_timeout=timedelta(hours=4), **common
-    )
-    evaluation = EvaluateOperator(
-        task_id="evaluate_on_holdout", snapshot=snapshot.output, challenger=challenger.output, **common
-    )
-    decision = DecideOperator(task_id="decide", evaluation=evaluation.output, challenger=challenger.output, **common)
-    promotion = PromoteOperator(
-        task_id="promote_if_better",
-        snapshot=snapshot.output,
-        challenger=challenger.output,
-        evaluation=evaluation.output,
-        decision=decision.output,
-        max_active_tis_per_dag=1,
-        **common,
-    )
-    snapshot >> validated >> challenger >> evaluation >> decision >> promotion
+    _add_cycle(dag, spec)
     # Last: each task would get a copy of its own, and every copy is checked against its JSON schema time and again,
     # which is nine tenths of what a DAG costs to parse.
     dag.params = ParamsDict(_form(spec))
     return dag
 
 
+def build_rollback_dag(spec: ModelSpec) -> DAG:
+    """The DAG that puts an earlier version back: one task, which goes before all others and is soon tried again."""
+    dag = DAG(
+        dag_id=rollback_dag_id(spec.name),
+        description=f"Puts an earlier version of {spec.name} back into production",
+        doc_md=rollback_doc(spec),
+        schedule=None,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=ROLLBACK_TIMEOUT,
+        tags=_tags(spec),
+        auto_register=False,
+    )
+    RollbackOperator(
+        task_id="roll_back",
+        dag=dag,
+        model=spec.name,
+        owner=spec.owner,
+        execution_timeout=ROLLBACK_TASK_TIMEOUT,
+        retries=_retries(),
+        retry_delay=ROLLBACK_RETRY_DELAY,
+        priority_weight=FIRST,
+    )
+    dag.params = ParamsDict(_rollback_form())
+    return dag
+
+
+def _add_cycle(dag: DAG, spec: ModelSpec) -> None:
+    common: dict[str, Any] = {"dag": dag, "model": spec.name}
+    snapshot = SnapshotOperator(task_id="snapshot_data", **common)
+    validated = ValidateOperator(task_id="validate_data", snapshot=snapshot.output, **common)
+    challenger = TrainModelOperator(
+        task_id="train_challenger", snapshot=snapshot.output, execution_timeout=timedelta(hours=4), **common
+    )
+    judged = {"snapshot": snapshot.output, "challenger": challenger.output}
+    evaluation = EvaluateOperator(task_id="evaluate_on_holdout", **judged, **common)
+    decision = DecideOperator(task_id="decide", evaluation=evaluation.output, **judged, **common)
+    approval = None
+    if spec.approval.required:
+        approval = ApproveOperator(
+            task_id="approve",
+            decision=decision.output,
+            challenger=challenger.output,
+            approvers=spec.approval.approvers,
+            timeout=spec.approval.timeout,
+            **common,
+        )
+    promotion = PromoteOperator(
+        task_id="promote_if_better",
+        evaluation=evaluation.output,
+        decision=decision.output,
+        approval=approval.output if approval else None,
+        max_active_tis_per_dag=1,
+        # After a question that did not have to be asked, too (skipped): this task says what became of the challenger.
+        trigger_rule="none_failed" if approval else "all_success",
+        **judged,
+        **common,
+    )
+    snapshot >> validated >> challenger >> evaluation >> decision >> promotion
+    if approval:
+        decision >> approval >> promotion
+
+
 def _build(paths: Iterable[Path]) -> dict[str, DAG]:
     dags: dict[str, DAG] = {}
     for path in paths:
         try:
-            dag = build_dag(checked(path))
+            spec = checked(path)
+            made = [build_dag(spec), build_rollback_dag(spec)]
         except SpecError as error:
             log.warning("%s declares no DAG until it is mended:\n%s", path, error)
         except Exception:  # one model must not stop the others
             log.exception("%s is a good spec, but no DAG could be made of it; please report this", path)
         else:
-            dags[dag.dag_id] = dag
+            dags.update((dag.dag_id, dag) for dag in made)
     return dags
 
 
@@ -173,6 +230,18 @@ def _needed(folder: Path) -> list[Path]:
     match = DAG_ID_PATTERN.fullmatch(wanted)
     candidates = [folder / f"{match[1]}{suffix}" for suffix in SUFFIXES] if match else []
     return [path for path in candidates if path.is_file()][:1]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:250]
+
+
+def _tags(spec: ModelSpec) -> list[str]:
+    return sorted({"perennial", spec.task, f"owner:{spec.owner}"[:100]})
+
+
+def _retries() -> int:
+    return conf.getint("core", "default_task_retries", fallback=0) or LEAST_RETRIES
 
 
 def _schedule(spec: ModelSpec) -> Any:
@@ -222,14 +291,8 @@ def _form(spec: ModelSpec) -> dict[str, Param]:
     declared = spec.training.params
     properties = {name: _schema(declared[name]) for name in sorted(declared)}
     known = ", ".join(f"{name} ({declared[name]!r})" for name in sorted(declared)) or "none"
-    return {
-        "reason": Param(
-            None,  # with an empty text instead, the form would insist on one
-            type=["null", "string"],
-            maxLength=MAX_REASON_LENGTH,
-            title="Reason",
-            description="Kept in the ledger with the decision.",
-        ),
+    form = {
+        "reason": _text("Reason", "Kept in the ledger with the decision."),
         "as_of": Param(
             None,
             type=["null", "string"],
@@ -249,6 +312,32 @@ def _form(spec: ModelSpec) -> dict[str, Param]:
             description=f'For this run only, such as {{"name": value}}. Declared, with the spec\'s values: {known}.',
         ),
     }
+    if spec.approval.break_glass:
+        form["break_glass"] = _text(
+            "Break the glass",
+            "Why the challenger is to be promoted whatever the gate says, and without an approval. Only for "
+            f"{', '.join(spec.approval.break_glass)}; kept in the ledger. Leave it empty to let the gate decide.",
+        )
+    return form
+
+
+def _rollback_form() -> dict[str, Param]:
+    """The form behind "Trigger" of a rollback. A reason is asked for, not demanded: nothing may hold a rollback up."""
+    return {
+        "to": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Back to version",
+            description="Empty: the champion before the present one.",
+        ),
+        "reason": _text("Reason", "Kept in the ledger, and shown where the removed version is kept in quarantine."),
+    }
+
+
+def _text(title: str, description: str) -> Param:
+    """A text field that may stay empty; with an empty text as its default, the form would insist on one."""
+    return Param(None, type=["null", "string"], maxLength=MAX_REASON_LENGTH, title=title, description=description)
 
 
 def _schema(value: Any) -> dict[str, Any]:

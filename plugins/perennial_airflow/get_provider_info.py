@@ -21,7 +21,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Perennial",
-                "python-modules": [f"perennial_airflow.operators.{name}" for name in ("data", "training", "promotion")],
+                "python-modules": [
+                    f"perennial_airflow.operators.{name}"
+                    for name in ("data", "training", "promotion", "approval", "rollback")
+                ],
             }
         ],
         "sensors": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.sensors.landing"]}],

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
 
 import attrs
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
-DAG_ID_PATTERN: Final = re.compile(r"perennial__([a-z][a-z0-9_]{0,62})__retrain")
-PAGES_PREFIX: Final = "/perennial"
-"""Where the plugin's web application is mounted in Airflow's web server."""
-PAGE_KINDS: Final = ("validations", "decisions")
+from perennial.addresses import page_address
+from perennial.settings import load_settings
+
+DAG_ID_PATTERN: Final = re.compile(r"perennial__([a-z][a-z0-9_]{0,62})__(retrain|rollback)")
+"""The model, and what the DAG does with it."""
 
 
 @attrs.define()
@@ -57,19 +57,7 @@ class MlflowRunLink(StageLink):
     key: ClassVar[str] = "mlflow_run_url"
 
 
-def dag_id_of(model: str) -> str:
-    """The DAG that retrains the model; who may read that DAG may read the model's pages."""
-    return f"perennial__{model}__retrain"
-
-
 def page_url(page_uri: str, *, root: str, model: str) -> str:
-    """Address, in Airflow's web server, of a page that lies in the store; empty if it is none that is served.
-
-    `{root}/decisions/<model>/<…>/page.html` becomes `<base url>/perennial/ui/<dag id>/decisions/<…>/page.html`.
-    """
-    for kind in PAGE_KINDS:
-        prefix = f"{root}/{kind}/{model}/"
-        if page_uri.startswith(prefix):
-            base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
-            return f"{base}{PAGES_PREFIX}/ui/{dag_id_of(model)}/{kind}/{quote(page_uri.removeprefix(prefix))}"
-    return ""
+    """Address, in this Airflow's web server, of a page that lies in the store; empty if it is none that is served."""
+    airflow_url = conf.get("api", "base_url", fallback="") or load_settings().airflow_url
+    return page_address(page_uri, root=root, model=model, airflow_url=airflow_url)

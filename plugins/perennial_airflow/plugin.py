@@ -32,7 +32,7 @@ class _WebApplications:
     """Builds the web application when the API server asks for it; no task pays for FastAPI's imports."""
 
     def __get__(self, instance: object, owner: type) -> list[dict[str, Any]]:
-        from perennial_airflow.links import PAGES_PREFIX
+        from perennial.addresses import PAGES_PREFIX
         from perennial_airflow.ui.pages import create_app
 
         return [{"app": create_app(), "url_prefix": PAGES_PREFIX, "name": "perennial"}]

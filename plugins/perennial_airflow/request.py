@@ -1,4 +1,4 @@
-"""The one place that turns an Airflow run into a RunRequest."""
+"""The one place that turns an Airflow run into a RunRequest or a RollbackRequest."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from perennial.domain.run_request import MAX_REASON_LENGTH, RunRequest
+from perennial.domain.run_request import MAX_REASON_LENGTH, RollbackRequest, RunRequest
 from perennial.domain.times import parse_time
 from perennial.errors import RequestError
 
 DRIFT_RUN_PREFIX: Final = "drift__"
 """Runs that a drift alert starts have a run_id that begins so."""
 
-KEYS: Final = ("reason", "as_of", "force", "params")
-"""What a run's `conf` may say."""
+KEYS: Final = ("reason", "as_of", "force", "params", "break_glass")
+"""What the `conf` of a retraining's run may say."""
+ROLLBACK_KEYS: Final = ("reason", "to")
+"""What the `conf` of a rollback's run may say."""
 _ALERT: Final = "alert"
 """Left alone: drift alerts will put here what they found."""
 
@@ -34,9 +36,10 @@ def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
         RequestError: a key that is not known, a value of the wrong type, or out of bounds.
     """
     dag_run = context["dag_run"]
-    _refuse_unknown(dag_run.conf or {})
-    given = {name: value for name, value in (dag_run.conf or {}).items() if value is not None}
-    asked = {**given, **_filled_in(context.get("params") or {})}
+    asked = _asked(context, KEYS)
+    break_glass = _typed(asked, "break_glass", str, "")
+    if break_glass and not break_glass.strip():
+        raise RequestError("break_glass is blank; say why the gate is to be overridden, or leave it out")
     return RunRequest(
         model=model,
         run_id=dag_run.run_id,
@@ -44,21 +47,46 @@ def run_request(model: str, context: Mapping[str, Any]) -> RunRequest:
         trigger=_trigger(dag_run),
         reason=_typed(asked, "reason", str, "") or _reason(dag_run),
         requested_by=dag_run.triggering_user_name or "",
-        force=_typed(asked, "force", bool, False),
+        # Whoever overrides last night's verdict wants this very training judged again, not called nothing new.
+        force=_typed(asked, "force", bool, False) or bool(break_glass),
         params=_typed(asked, "params", dict, {}),
+        break_glass=break_glass.strip(),
     )
+
+
+def rollback_request(model: str, context: Mapping[str, Any]) -> RollbackRequest:
+    """What was asked for, of the run of a rollback's DAG; the same for every retry.
+
+    Raises:
+        RequestError: a key that is not known, a value of the wrong type, or out of bounds.
+    """
+    dag_run = context["dag_run"]
+    asked = _asked(context, ROLLBACK_KEYS)
+    return RollbackRequest(
+        model=model,
+        run_id=dag_run.run_id,
+        as_of=dag_run.run_after.astimezone(UTC),
+        trigger="manual",
+        reason=_typed(asked, "reason", str, ""),
+        requested_by=dag_run.triggering_user_name or "",
+        to=_typed(asked, "to", str, "").strip() or None,
+    )
+
+
+def _asked(context: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The run's `conf` with the filled in fields of its form in front."""
+    conf = context["dag_run"].conf or {}
+    # A misspelt `as_of` must not become a run that stands at now.
+    unknown = sorted(str(name) for name in conf if name not in (*keys, _ALERT))
+    if unknown:
+        raise RequestError(f"conf has {', '.join(unknown)}, which no run knows; it may have {', '.join(keys)}")
+    given = {name: value for name, value in conf.items() if value is not None}
+    return {**given, **_filled_in(context.get("params") or {})}
 
 
 def _filled_in(params: Mapping[str, Any]) -> dict[str, Any]:
     """Without the form's empty fields, so that they hide nothing in `conf`."""
     return {name: params[name] for name in params if params[name] not in (None, "", {}, False)}
-
-
-def _refuse_unknown(conf: Mapping[str, Any]) -> None:
-    """A misspelt `as_of` must not become a run that stands at now."""
-    unknown = sorted(str(name) for name in conf if name not in (*KEYS, _ALERT))
-    if unknown:
-        raise RequestError(f"conf has {', '.join(unknown)}, which no run knows; it may have {', '.join(KEYS)}")
 
 
 def _as_of(asked: Any, due: datetime) -> datetime:

@@ -1,233 +1,308 @@
-"""One suite for the registry's fake and for MLflow behind a real server."""
+"""One suite for the registry's fake and for MLflow behind a real server: trainings, versions, aliases, notes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-import uuid
+import http.server
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier
+from mlflow.entities.model_registry import ModelVersion
+from tests.contract.registries import Mlflow, Place, Registry, free_port, training
 
 from perennial.adapters.mlflow_registry import MlflowRegistry
+from perennial.adapters.mlflow_tags import version_number
 from perennial.domain.references import ModelRef
-from perennial.errors import ChampionUnusableError, IntegrityError, RegistryUnavailableError, TerminalError
-from perennial.ports import FittedTraining, ModelRegistry
-from perennial.testing.registry import MemoryRegistry
-
-Registry = Any
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            pytest.fail(f"mlflow server ended with {process.returncode}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("mlflow server did not become healthy in 60 s")
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--serve-artifacts"]
-    command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_until_healthy(url, process)
-        yield url, folder / "artifacts"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture(params=["memory", "mlflow"])
-def registry(request: pytest.FixtureRequest) -> ModelRegistry:
-    if request.param == "memory":
-        return MemoryRegistry()
-    url, _ = request.getfixturevalue("mlflow_server")
-    return MlflowRegistry(url)
-
-
-@pytest.fixture
-def model() -> str:
-    return f"model_{uuid.uuid4().hex[:8]}"
-
-
-def _training(model: str, fingerprint: str = "f" * 64, seed: int = 0) -> FittedTraining:
-    rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({"a": rng.normal(size=200), "b": rng.normal(size=200)})
-    label = (frame["a"] + rng.normal(size=200) > 0).astype(int)
-    estimator = HistGradientBoostingClassifier(max_iter=5, random_state=seed).fit(frame, label)
-    return FittedTraining(
-        model=model,
-        task="binary_classification",
-        estimator=estimator,
-        params={"max_iter": 5, "seed": seed},
-        metrics={"training_rows": 200.0},
-        tags={"perennial.owner": "ops"},
-        input_example=frame.head(5),
-        output_example=estimator.predict_proba(frame.head(5)),
-        dataset_uri="s3://bucket/manifest.json",
-        dataset_sha256="d" * 64,
-        dataset_rows=200,
-        fingerprint=fingerprint,
-        training_start=datetime(2013, 1, 1, tzinfo=UTC),
-        training_end=datetime(2013, 3, 1, tzinfo=UTC),
-        trusted_types=(),
-        run_name="run",
-    )
+from perennial.errors import (
+    ChampionUnusableError,
+    NotFoundError,
+    PerennialError,
+    RegistryUnavailableError,
+    TerminalError,
+)
 
 
 def test_training_of_a_fingerprint_is_found_again_with_every_field(registry: Registry, model: str) -> None:
     assert registry.find_training(model, "f" * 64) is None
-    logged = registry.log_training(_training(model))
+    given = training(model)
+    logged = registry.log_training(given)
     assert registry.find_training(model, "f" * 64) == logged
     assert registry.find_training(model, "0" * 64) is None
-    assert logged.training_end == datetime(2013, 3, 1, tzinfo=UTC)
+    assert (logged.training_start, logged.training_end) == (given.training_start, given.training_end)
+    assert (logged.keys_sha256, logged.snapshot_sha256) == (given.keys_sha256, given.dataset_sha256)
 
 
-def test_loaded_model_predicts_exactly_as_the_fitted_one(registry: Registry, model: str) -> None:
-    training = _training(model)
-    loaded = registry.load(registry.log_training(training))
-    np.testing.assert_array_equal(loaded.predict_proba(training.input_example), training.output_example)
+def test_opened_model_predicts_as_the_fitted_one_and_has_its_example_and_size(place: Place, model: str) -> None:
+    given = training(model)
+    logged = place.registry.log_training(given)
+    opened = place.registry.open_model(logged)
+    np.testing.assert_array_equal(opened.estimator.predict_proba(given.input_example), given.output_example)
+    pd.testing.assert_frame_equal(opened.input_example, given.input_example)
+    assert opened.size_bytes == sum(len(content) for content in place.files(logged.model_uri).values())
+    loaded = place.registry.load(logged)
+    np.testing.assert_array_equal(loaded.predict_proba(opened.input_example), given.output_example)
 
 
-def test_load_with_another_digest_is_refused(registry: Registry, model: str) -> None:
-    logged = registry.log_training(_training(model))
-    with pytest.raises(IntegrityError, match="digest"):
-        registry.load(replace(logged, digest="0" * 64))
+def test_example_with_texts_times_and_missing_whole_numbers_is_read_back(registry: Registry, model: str) -> None:
+    example = pd.DataFrame(
+        {
+            "carrier": ["AA", None, "UA"],
+            "seats": pd.Series([150, None, 90], dtype="Int64"),
+            "departure": pd.to_datetime(["2013-03-01T10:00:00Z"] * 3, utc=True),
+        }
+    )
+    logged = registry.log_training(replace(training(model), input_example=example))
+    found = registry.open_model(logged).input_example
+    assert list(found.columns) == list(example.columns)
+    assert found["carrier"].isna().tolist() == [False, True, False]
+    assert found["seats"].astype("Int64").equals(example["seats"])
+    assert (pd.to_datetime(found["departure"], utc=True) == example["departure"]).all()
 
 
 def test_registering_one_digest_twice_gives_one_version(registry: Registry, model: str) -> None:
-    first = registry.log_training(_training(model))
-    second = registry.log_training(_training(model, fingerprint="e" * 64, seed=1))
+    first = registry.log_training(training(model))
+    second = registry.log_training(training(model, fingerprint="e" * 64, seed=1))
     assert registry.register(model, first, {}) == "1"
     assert registry.register(model, second, {}) == "2"
     assert registry.register(model, first, {}) == "1"
 
 
+def test_one_digest_registered_by_many_at_once_is_one_version_to_all_of_them(registry: Registry, model: str) -> None:
+    logged = registry.log_training(training(model))
+    barrier = threading.Barrier(4)
+
+    def register(number: int) -> str:
+        barrier.wait()
+        return str(registry.register(model, logged, {}, description=f"by {number}"))
+
+    with ThreadPoolExecutor(4) as threads:
+        told = list(threads.map(register, range(4)))
+    # MLflow may hold a version too many; nobody is told of it.
+    assert told == ["1"] * 4
+    assert registry.register(model, logged, {}) == "1"
+    assert all(tags["perennial.digest"] == logged.digest for tags in registry.version_tags(model).values())
+
+
+def test_description_is_kept_unless_it_was_empty(place: Place, model: str) -> None:
+    logged = place.registry.log_training(training(model))
+    assert place.registry.register(model, logged, {}) == "1"
+    assert place.description(model, "1") == ""
+    place.registry.register(model, logged, {}, description="# A card")
+    assert place.description(model, "1") == "# A card"
+    place.registry.register(model, logged, {}, description="# Another")
+    assert place.description(model, "1") == "# A card"
+    other = place.registry.log_training(training(model, fingerprint="e" * 64, seed=1))
+    place.registry.register(model, other, {}, description="# The other's")
+    assert place.description(model, "2") == "# The other's"
+
+
 def test_champion_is_none_until_the_alias_points_somewhere(registry: Registry, model: str) -> None:
     assert registry.champion(model) is None
-    logged: ModelRef = registry.log_training(_training(model))
+    assert registry.champion_version(model) is None
+    logged: ModelRef = registry.log_training(training(model))
     version = registry.register(model, logged, {"perennial.decision_uri": "s3://bucket/decision.json"})
     assert registry.champion(model) is None
     registry.point_alias(model, "champion", version)
     champion = registry.champion(model)
-    assert champion is not None
-    assert (champion.version, champion.model) == (version, logged)
+    assert (champion.name, champion.version, champion.model) == (model, version, logged)
+    assert registry.version(model, version) == champion
+    assert registry.champion_version(model) == version
+
+
+@pytest.mark.parametrize("version", ["2", "three", ""])
+def test_version_that_does_not_exist_is_not_found(registry: Registry, model: str, version: str) -> None:
+    with pytest.raises(NotFoundError, match=model):
+        registry.version(model, version)
+    registry.register(model, registry.log_training(training(model)), {})
+    with pytest.raises(NotFoundError, match=model):
+        registry.version(model, version)
+    with pytest.raises(NotFoundError, match=model):
+        registry.tag_version(model, version, {"a": "b"})
+    with pytest.raises(NotFoundError, match=model):
+        registry.point_alias(model, "champion", version)
+
+
+def test_version_registered_by_hand_is_told_as_unusable(place: Place, model: str) -> None:
+    registry = place.registry
+    registry.point_alias(model, "champion", place.register_by_hand(model))
+    assert registry.champion_version(model) == "1"
+    with pytest.raises(ChampionUnusableError, match="Perennial did not register it"):
+        registry.champion(model)
+    with pytest.raises(ChampionUnusableError, match=r"version 1 of .* cannot be used"):
+        registry.version(model, "1")
+
+
+def test_tags_of_all_versions_are_told_by_version(place: Place, model: str) -> None:
+    registry = place.registry
+    assert registry.version_tags(model) == {}
+    logged = registry.log_training(training(model))
+    registry.register(model, logged, {"perennial.decision_uri": "s3://bucket/decision.json"})
+    place.register_by_hand(model)
+    registry.tag_version(model, "2", {"perennial.note": "odd", "team": "ops"})
+    registry.tag_version(model, "2", {"perennial.note": "odd"})
+    tags = registry.version_tags(model)
+    assert list(tags) == ["1", "2"]
+    assert tags["1"]["perennial.digest"] == logged.digest
+    assert tags["1"]["perennial.decision_uri"] == "s3://bucket/decision.json"
+    assert tags["2"] == {"perennial.note": "odd", "team": "ops"}
 
 
 def test_run_url_and_annotations_are_accepted_for_a_finished_run(registry: Registry, model: str) -> None:
-    logged = registry.log_training(_training(model))
+    logged = registry.log_training(training(model))
     registry.annotate(logged.run_id, metrics={"holdout_roc_auc": 0.7}, tags={"perennial.verdict": "PROMOTE"})
     registry.annotate(logged.run_id, metrics={"holdout_roc_auc": 0.7}, tags={"perennial.verdict": "PROMOTE"})
     assert logged.run_id in registry.run_url(logged.run_id)
 
 
-def test_changed_byte_on_the_artifact_store_is_refused(mlflow_server: tuple[str, Path], model: str) -> None:
-    url, artifacts = mlflow_server
-    registry = MlflowRegistry(url)
-    logged = registry.log_training(_training(model))
-    model_id = logged.model_uri.removeprefix("models:/")
-    (path,) = [p for p in artifacts.rglob("model.skops") if model_id in str(p)]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-    with pytest.raises(IntegrityError, match=model_id):
-        registry.load(logged)
+def test_text_of_a_run_is_replaced_and_leaves_its_model_as_it_was(place: Place, model: str) -> None:
+    logged = place.registry.log_training(training(model))
+    for text in ("# Första\n", "# Zweite ±\n"):
+        place.registry.log_text(logged.run_id, "perennial/card.md", text)
+    assert place.text(logged.run_id, "perennial/card.md") == "# Zweite ±\n"
+    assert place.registry.open_model(logged).size_bytes > 0
 
 
-def test_champion_registered_by_hand_is_told_as_unusable(mlflow_server: tuple[str, Path], model: str) -> None:
-    from mlflow.tracking import MlflowClient
-
-    url, _ = mlflow_server
-    registry = MlflowRegistry(url)
-    logged = registry.log_training(_training(model))
-    client = MlflowClient(tracking_uri=url, registry_uri=url)
-    client.create_registered_model(model)
-    version = client.create_model_version(
-        model, source=logged.model_uri, model_id=logged.model_uri.removeprefix("models:/")
-    )
-    client.set_registered_model_alias(model, "champion", version.version)
-    with pytest.raises(ChampionUnusableError, match="Perennial did not register it"):
-        registry.champion(model)
-
-
-def test_type_that_nobody_vouched_for_is_refused_by_name(mlflow_server: tuple[str, Path], model: str) -> None:
-    training = _training(model)
-    training.estimator.note = _Stranger()
+def test_type_that_nobody_vouched_for_is_refused_by_name(mlflow_place: Mlflow, model: str) -> None:
+    given = training(model)
+    given.estimator.note = _Stranger()
     with pytest.raises(TerminalError, match=r"_Stranger.*trusted_types"):
-        MlflowRegistry(mlflow_server[0]).log_training(training)
-
-
-def test_server_that_is_down_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryUnavailableError, match=r"did not answer|could not"):
-        MlflowRegistry(f"http://127.0.0.1:{_free_port()}").champion("anything")
+        mlflow_place.registry.log_training(given)
 
 
 class _Stranger:
     """A type outside the libraries that skops has never heard of."""
 
 
-def test_champion_version_is_told_whoever_registered_it(mlflow_server: tuple[str, Path], model: str) -> None:
-    from mlflow.tracking import MlflowClient
-
-    url, _ = mlflow_server
-    client = MlflowClient(tracking_uri=url, registry_uri=url)
-    assert MlflowRegistry(url).champion_version(model) is None
-    client.create_registered_model(model)
-    version = client.create_model_version(model, source="s3://elsewhere/model")
-    client.set_registered_model_alias(model, "champion", version.version)
-    assert MlflowRegistry(url).champion_version(model) == "1"
-
-
-def test_training_that_cannot_be_logged_leaves_a_failed_run(mlflow_server: tuple[str, Path], model: str) -> None:
-    from mlflow.tracking import MlflowClient
-
-    training = _training(model)
-    training.estimator.note = _Stranger()
+def test_training_that_cannot_be_logged_leaves_a_failed_run(mlflow_place: Mlflow, model: str) -> None:
+    given = training(model)
+    given.estimator.note = _Stranger()
     with pytest.raises(TerminalError):
-        MlflowRegistry(mlflow_server[0]).log_training(training)
-    client = MlflowClient(tracking_uri=mlflow_server[0])
-    experiment = client.get_experiment_by_name(f"perennial/{model}")
+        mlflow_place.registry.log_training(given)
+    experiment = mlflow_place.client.get_experiment_by_name(f"perennial/{model}")
     assert experiment is not None
-    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+    runs = mlflow_place.client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED"]
 
 
-def test_credentials_in_the_servers_address_reach_neither_links_nor_errors(
-    mlflow_server: tuple[str, Path], model: str
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        ("perennial.training_end", "last Tuesday", "perennial.training_end is 'last Tuesday', not a time"),
+        ("perennial.training_start", "2013-13-01T00:00:00Z", "perennial.training_start is '2013-13-01"),
+        ("perennial.digest", "", "no tag perennial.digest"),
+        ("perennial.keys_sha256", None, "no tag perennial.keys_sha256"),
+    ],
+)
+def test_damaged_tag_of_a_version_is_told_with_version_tag_and_way_out(
+    mlflow_place: Mlflow, model: str, tag: str, value: str | None, told: str
 ) -> None:
-    url, _ = mlflow_server
-    registry = MlflowRegistry(url.replace("://", "://joe:hunter2@"))
-    logged = registry.log_training(_training(model))
+    registry, client = mlflow_place.registry, mlflow_place.client
+    registry.point_alias(model, "champion", registry.register(model, registry.log_training(training(model)), {}))
+    if value is None:
+        client.delete_model_version_tag(model, "1", tag)
+    else:
+        client.set_model_version_tag(model, "1", tag, value)
+    for ask in (lambda: registry.champion(model), lambda: registry.version(model, "1")):
+        with pytest.raises(ChampionUnusableError, match=f"version 1 of {model}.*{told}.*move the alias"):
+            ask()
+    assert registry.champion_version(model) == "1"
+
+
+def test_run_with_a_damaged_tag_is_passed_over_and_the_next_one_found(mlflow_place: Mlflow, model: str) -> None:
+    first, second = (mlflow_place.registry.log_training(training(model)) for _ in range(2))
+    assert mlflow_place.registry.find_training(model, "f" * 64) == first
+    mlflow_place.client.set_tag(first.run_id, "perennial.training_end", "?")
+    assert mlflow_place.registry.find_training(model, "f" * 64) == second
+    mlflow_place.client.delete_tag(second.run_id, "perennial.keys_sha256")
+    assert mlflow_place.registry.find_training(model, "f" * 64) is None
+
+
+@pytest.mark.parametrize("number", ["", "two", "-1", "1.5", "\u0663"])
+def test_version_that_is_no_number_is_told_with_model_and_value(number: str) -> None:
+    with pytest.raises(TerminalError, match="MLflow says that churn has a version"):
+        version_number(ModelVersion(name="churn", version=number, creation_timestamp=0))
+
+
+def test_server_that_is_down_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryUnavailableError, match=r"did not answer|could not"):
+        MlflowRegistry(f"http://127.0.0.1:{free_port()}").champion("anything")
+
+
+@contextmanager
+def _server_that_says(body: bytes) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"[]", b'{"model_version": 7}', b'{"model_version"'])
+@contextmanager
+def _server_that_counts(status: int | None) -> Iterator[tuple[str, list[str]]]:
+    """A server that answers so, or (None) not at all; and what it was asked."""
+    asked: list[str] = []
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(f"{self.path} {self.rfile.read(int(self.headers['Content-Length'])).decode()}")
+            if status is None:
+                over.wait(60)
+                return
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            over.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("status", [503, None], ids=["unavailable", "no-answer"])
+def test_alias_is_asked_for_once_and_not_for_long(status: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perennial.adapters.mlflow_registry._ALIAS_TIMEOUT_S", 0.5)
+    with (
+        _server_that_counts(status) as (url, asked),
+        pytest.raises(RegistryUnavailableError, match="could not move the alias champion of churn"),
+    ):
+        MlflowRegistry(url).point_alias("churn", "champion", "2")
+    assert len(asked) == 1
+    assert '"version": "2"' in asked[0]
+
+
+def test_answer_that_is_none_of_mlflows_is_an_error_that_says_what_was_asked(body: bytes) -> None:
+    with _server_that_says(body) as url, pytest.raises(PerennialError, match="could not look up the champion of m"):
+        MlflowRegistry(url).champion("m")
+
+
+def test_credentials_in_the_servers_address_reach_neither_links_nor_errors(mlflow_place: Mlflow, model: str) -> None:
+    registry = MlflowRegistry(mlflow_place.url.replace("://", "://joe:hunter2@"))
+    logged = registry.log_training(training(model))
     assert "hunter2" not in registry.run_url(logged.run_id)
     with pytest.raises(Exception, match="could not") as caught:
         registry.run_url("0" * 32)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,34 @@ def test_write_if_absent_keeps_what_is_there(store: ObjectStore, bucket: str) ->
     assert store.read(uri) == b"first"
 
 
+def test_deleted_object_is_gone_and_deleting_it_again_is_no_error(store: ObjectStore, bucket: str) -> None:
+    for key in ("in/a.txt", "in/b.txt"):
+        store.write(f"s3://{bucket}/{key}", b"x", content_type=TEXT)
+    for _ in range(2):
+        store.delete(f"s3://{bucket}/in/a.txt")
+        assert [info.uri for info in store.list(f"s3://{bucket}/in/")] == [f"s3://{bucket}/in/b.txt"]
+        assert store.head(f"s3://{bucket}/in/a.txt") is None
+    store.delete(f"s3://{bucket}/never/was.txt")
+    assert store.read(f"s3://{bucket}/in/b.txt") == b"x"
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_odd_key_is_deleted(store: ObjectStore, bucket: str, key: str) -> None:
+    uri = f"s3://{bucket}/odd/{key}"
+    store.write(uri, b"x", content_type=TEXT)
+    store.delete(uri)
+    assert list(store.list(f"s3://{bucket}/odd/")) == []
+
+
+def test_key_written_again_after_it_was_deleted_reads_back(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/again/a.txt"
+    for content in (b"one", b"two", b"three"):
+        store.write(uri, content, content_type=TEXT, if_absent=True)
+        assert store.read(uri) == content
+        store.delete(uri)
+    assert store.write(uri, b"four", content_type=TEXT, if_absent=True) is True
+
+
 @pytest.mark.parametrize("size_bytes", [0, 5, BIG_BYTES])
 def test_uploaded_file_downloads_with_the_same_digest(
     store: ObjectStore, bucket: str, tmp_path: Path, size_bytes: int
@@ -190,6 +219,8 @@ def test_missing_bucket_is_not_found(store: ObjectStore, bucket: str) -> None:
         store.read(uri)
     with pytest.raises(NotFoundError, match="bucket"):
         store.write(uri, b"x", content_type=TEXT)
+    with pytest.raises(NotFoundError):
+        store.delete(uri)
     assert store.head(uri) is None
 
 
@@ -197,6 +228,24 @@ def test_missing_bucket_is_not_found(store: ObjectStore, bucket: str) -> None:
 def test_uri_of_another_shape_is_refused(store: ObjectStore, uri: str) -> None:
     with pytest.raises(TerminalError, match="expected s3://bucket/key"):
         store.read(uri)
+
+
+def test_reader_that_meets_a_deletion_reads_all_or_is_told_not_found(store: ObjectStore, bucket: str) -> None:
+    uri, read = f"s3://{bucket}/in/a.txt", []
+
+    def write_and_delete() -> None:
+        for _ in range(40):
+            store.write(uri, b"whole", content_type=TEXT)
+            store.delete(uri)
+
+    writer = threading.Thread(target=write_and_delete)
+    writer.start()
+    while writer.is_alive():
+        try:
+            read.append(store.read(uri))
+        except NotFoundError:
+            read.append(b"none")
+    assert set(read) <= {b"whole", b"none"}
 
 
 # What only S3 can get wrong.
@@ -244,6 +293,7 @@ def test_server_error_that_stays_is_unavailable(server: Server, bucket: str, tmp
         lambda: list(store.list(f"s3://{bucket}/")),
         lambda: store.download(uri, tmp_path / "x"),
         lambda: store.upload(big, uri, content_type=TEXT),
+        lambda: store.delete(uri),
     ):
         with pytest.raises(StoreUnavailableError, match="503"):
             call()

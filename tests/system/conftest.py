@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import httpx
@@ -20,6 +21,7 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+from perennial.champion_door import anchors
 from perennial.runtime import Runtime, build_runtime
 from perennial.settings import load_settings
 from perennial_demo import process
@@ -120,10 +122,10 @@ class World:
         answer: dict[str, Any] = self.get(f"/api/v2{path}").raise_for_status().json()
         return answer
 
-    def add_twin(self, name: str) -> str:
-        """A model like the diabetes example, by another name; its DAG's id once Airflow has it."""
+    def add_twin(self, name: str, **changes: Any) -> str:
+        """A model like the diabetes example, by another name, that asks nobody; its DAG's id once Airflow has it."""
         spec = yaml.safe_load((self.mine / "models" / "diabetes_progression.yaml").read_text())
-        spec.update(name=name, triggers={})
+        spec.update({"name": name, "triggers": {}, "approval": {}, **changes})
         (self.mine / "models" / f"{name}.yaml").write_text(yaml.safe_dump(spec))
         dag_id = f"perennial__{name}__retrain"
         self.stack.airflow.wait_for_dag(dag_id, timeout_s=60)
@@ -139,16 +141,26 @@ class World:
         client = MlflowClient(tracking_uri=self.stack.mlflow_url, registry_uri=self.stack.mlflow_url)
         return sorted(version.version for version in client.search_model_versions(f"name = '{model}'"))
 
+    def verify_ledgers(self) -> None:
+        """All models' ledgers, against what MLflow noted of them."""
+        runtime = self.runtime
+        folder = f"{runtime.root}/ledger/"
+        for model in sorted({info.uri.removeprefix(folder).split("/")[0] for info in runtime.store.list(folder)}):
+            found = runtime.ledger.verify(model, anchors(runtime.registry, model))
+            assert found.sound, "\n".join(damage.detail for damage in found.damages)
+
     def log_of(self, dag_id: str, run_id: str) -> str:
         """What all tasks of a run have logged, for the message of a test that fails."""
-        airflow = self.stack.airflow
-        tasks = airflow.task_instances(dag_id, run_id)
-        return "\n".join(
-            f"== {task.task_id} {task.state} try {number}\n"
-            + airflow.task_log(dag_id, run_id, task.task_id, try_number=number)
-            for task in tasks
-            for number in range(1, task.try_number + 1)
-        )
+        told = []
+        for task in self.stack.airflow.task_instances(dag_id, run_id):
+            for number in range(1, task.try_number + 1):
+                path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task.task_id}/logs/{number}"
+                told.append(f"== {task.task_id} {task.state} try {number}")
+                for line in self.api(f"{path}?full_content=true")["content"]:
+                    told.append(str(line.get("event", "")) if isinstance(line, dict) else str(line))
+                    errors = line.get("error_detail", []) if isinstance(line, dict) else []
+                    told += [f"{error['exc_type']}: {error['exc_value']}" for error in errors]
+        return "\n".join(told)
 
 
 @pytest.fixture(scope="session")
@@ -169,6 +181,14 @@ def world(make_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFac
     stack = make_stack("world", environ={"PERENNIAL_SPECS": str(mine / "models")}, airflow_overrides=overrides)
     stack.up()
     return World(stack, mine, kills)
+
+
+@pytest.fixture(autouse=True)
+def every_ledger_is_sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test did to the shared stack, kills included: its ledgers verify afterwards, each of them."""
+    yield
+    if "world" in request.fixturenames:
+        request.getfixturevalue("world").verify_ledgers()
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ import pytest
 
 from diabetes.publisher import publish
 from perennial.adapters.s3 import S3Store
+from perennial.addresses import rollback_dag_id
+from perennial.champion_door import anchors
 from perennial_demo import process
 from tests.system.conftest import World
 from tests.unit.core.world import LANDING, day_frame
@@ -35,6 +37,13 @@ STAGES = {
     "decide": "decide",
     "promote_if_better": "promote",
 }
+LENIENT = {
+    "rule": {"kind": "non_inferiority", "margin": 1000.0},
+    "floors": {"r2": -1000.0},
+    "min_rows": 80,
+    "cluster_by": "visit_date",
+}
+"""Promotes nearly everything."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,11 +56,15 @@ def landed(world: World) -> None:
 
 def assert_one_promotion(world: World, model: str, run_id: str) -> None:
     assert world.versions(model) == ["1"]
-    (entry,) = world.runtime.ledger.entries(model)
-    assert (entry.run_id, entry.verdict, entry.champion_after) == (run_id, "PROMOTE", "1")
+    decision, promotion = world.runtime.ledger.entries(model)
+    assert [decision.run_id, promotion.run_id] == [run_id, run_id]
+    assert (decision.kind, decision.verdict, decision.champion_after) == ("decision", "PROMOTE", None)
+    assert (promotion.kind, promotion.champion_before, promotion.champion_after) == ("promotion", None, "1")
+    assert decision.evidence_sha256 == promotion.evidence_sha256
     champion = world.runtime.registry.champion(model)
     assert champion is not None
     assert champion.version == "1"
+    assert champion.model.digest == promotion.digest
 
 
 def test_process_killed_at_the_end_of_every_stage_is_retried_to_the_same_end(world: World) -> None:
@@ -66,6 +79,30 @@ def test_process_killed_at_the_end_of_every_stage_is_retried_to_the_same_end(wor
         f"killed_six_times.{stage}.done" for stage in STAGES.values()
     )
     assert_one_promotion(world, "killed_six_times", run.run_id)
+
+
+def test_rollback_killed_after_its_effects_goes_back_once(world: World) -> None:
+    model = "killed_going_back"
+    dag_id = world.add_twin(model, gate=LENIENT)
+    for alpha in (1.0, 2.0, 3.0):
+        run = world.run(dag_id, as_of=AS_OF, params={"alpha": alpha})
+        assert run.state == "success", world.log_of(dag_id, run.run_id)
+    (world.kills / f"{model}.rollback").touch()
+    rollback_id = rollback_dag_id(model)
+    run = world.run(rollback_id, reason="killed on the way")
+    assert run.state == "success", world.log_of(rollback_id, run.run_id)
+    assert (world.kills / f"{model}.rollback.done").exists()
+    (task,) = world.stack.airflow.task_instances(rollback_id, run.run_id)
+    assert task.try_number == 2
+    moves = [entry for entry in world.runtime.ledger.entries(model) if entry.moved]
+    assert [(entry.kind, entry.champion_before, entry.champion_after) for entry in moves] == [
+        ("promotion", None, "1"),
+        ("promotion", "1", "2"),
+        ("promotion", "2", "3"),
+        ("rollback", "3", "2"),
+    ]
+    assert list(moves[-1].quarantined) == [moves[2].digest]
+    assert world.runtime.registry.champion_version(model) == "2"
 
 
 def test_mlflow_down_for_a_while_delays_the_run_and_nothing_else(world: World) -> None:
@@ -200,4 +237,5 @@ def test_cycle_over_an_overloaded_s3_comes_to_the_same_end_as_without(
     asked = overloaded[1].refusals
     assert len(asked) > 15
     assert min(asked.values()) >= 3
-    assert len(troubled.runtime.ledger.entries("toy")) == 1
+    assert [entry.kind for entry in troubled.runtime.ledger.entries("toy")] == ["decision", "promotion"]
+    assert troubled.runtime.ledger.verify("toy", anchors(troubled.registry, "toy")).sound

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from mlflow import MlflowClient
 
+from perennial.addresses import rollback_dag_id
+from perennial.domain.ledger_entry import MOVES, OUTCOMES
 from perennial_demo import story
 from tests.system.conftest import World
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(420)]
 DAG_ID = story.dag_id(story.FLIGHTS)
 MAX_XCOM_BYTES = 2048
+SOMEBODY = "Anonymous"
+"""Whom SimpleAuthManager takes everybody for who comes without a login, where all are administrators."""
 
 
 def tell(world: World) -> None:
@@ -41,23 +46,92 @@ def history(told: World) -> list[dict[str, Any]]:
     return entries
 
 
+@pytest.fixture(scope="module")
+def diabetes(told: World) -> list[dict[str, Any]]:
+    """The other model's."""
+    entries: list[dict[str, Any]] = told.command.json("history", story.DIABETES)
+    return entries
+
+
 def of(history: list[dict[str, Any]], outcome: str) -> list[dict[str, Any]]:
     return [entry for entry in history if entry["outcome"] == outcome]
 
 
+def moves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every change of the champion."""
+    return [entry for entry in history if entry["kind"] in MOVES]
+
+
+def run_of(entry: dict[str, Any]) -> str:
+    return str(entry["request"]["run_id"])
+
+
+def mlflow(world: World) -> MlflowClient:
+    return MlflowClient(tracking_uri=world.stack.mlflow_url, registry_uri=world.stack.mlflow_url)
+
+
 def test_history_tells_a_first_champion_a_replaced_one_and_a_kept_one(history: list[dict[str, Any]]) -> None:
-    champions = [(entry["champion_before"], entry["champion_after"]) for entry in of(history, "PROMOTE")]
+    champions = [(entry["champion_before"], entry["champion_after"]) for entry in of(history, "promotion")]
     assert champions[0] == (None, "1")
     assert any(before is not None and after != before for before, after in champions)
     kept = of(history, "REJECT") + of(history, "INCONCLUSIVE")
     assert kept
-    assert all(entry["champion_before"] == entry["champion_after"] for entry in kept)
     assert all(entry["reasons"] for entry in of(history, "PROMOTE") + kept)
 
 
+def test_each_run_has_one_outcome_and_each_promotion_the_decision_that_it_carries_out(
+    history: list[dict[str, Any]],
+) -> None:
+    outcomes = [run_of(entry) for entry in history if entry["kind"] in OUTCOMES]
+    assert len(outcomes) == len(set(outcomes))
+    assert {run_of(entry) for entry in history} - set(outcomes) == {run_of(entry) for entry in of(history, "rollback")}
+    decided = [(run_of(entry), entry["evidence_sha256"]) for entry in of(history, "PROMOTE")]
+    assert [(run_of(entry), entry["evidence_sha256"]) for entry in of(history, "promotion")] == decided
+    assert all(entry["champion_before"] == entry["champion_after"] for entry in history if entry["kind"] not in MOVES)
+    assert all(entry["champion_before"] != entry["champion_after"] for entry in moves(history))
+
+
 def test_each_entry_begins_with_the_champion_that_the_one_before_left(history: list[dict[str, Any]]) -> None:
-    left = [None, *(entry["champion_after"] for entry in history)]
-    assert [entry["champion_before"] for entry in history] == left[:-1]
+    assert [entry["sequence"] for entry in history] == list(range(1, len(history) + 1))
+    for entries in (history, moves(history)):
+        left = [None, *(entry["champion_after"] for entry in entries)]
+        assert [entry["champion_before"] for entry in entries] == left[:-1]
+
+
+def test_rollback_is_on_record_with_who_why_and_what_it_keeps_out(told: World, history: list[dict[str, Any]]) -> None:
+    (entry,) = of(history, "rollback")
+    before, replaced = moves(history)[-2], moves(history)[-3]
+    assert entry == moves(history)[-1]
+    assert (entry["champion_before"], entry["champion_after"]) == (before["champion_after"], before["champion_before"])
+    assert list(entry["quarantined"]) == [before["digest"]]
+    assert entry["digest"] == replaced["digest"] != before["digest"]
+    assert entry["actor"] == entry["request"]["requested_by"] == SOMEBODY
+    assert entry["reasons"] == ["complaints about too many false alarms"]
+    assert told.stack.airflow.run(rollback_dag_id(story.FLIGHTS), run_of(entry)).state == "success"
+
+
+def test_approval_is_on_record_with_who_gave_it_and_for_which_decision(
+    told: World, diabetes: list[dict[str, Any]]
+) -> None:
+    decision, approval, promotion = diabetes
+    assert [entry["kind"] for entry in diabetes] == ["decision", "approval", "promotion"]
+    assert len({run_of(entry) for entry in diabetes}) == 1
+    assert (approval["approved"], approval["actor"], promotion["actor"]) == (True, SOMEBODY, SOMEBODY)
+    judged = {entry["references"]["decision"]["sha256"] for entry in (approval, promotion)}
+    assert judged == {decision["evidence_sha256"]}
+    assert decision["recorded_at"] < approval["recorded_at"] < promotion["recorded_at"]
+    assert told.command.json("champion", story.DIABETES)["approver"] == SOMEBODY
+
+
+@pytest.mark.parametrize("model", story.MODELS)
+def test_ledger_of_the_story_is_sound_and_mlflow_vouches_for_it(told: World, model: str) -> None:
+    done = told.command("history", model, "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("sound: ")
+    found = told.command.json("history", model, "--verify")
+    assert (found["sound"], found["damages"], found["notes"]) == (True, [], [])
+    assert found["entries"] == len(told.command.json("history", model))
+    assert found["anchors"] == len(told.versions(model))
 
 
 def test_refused_day_is_a_failed_run_with_its_evidence_published(told: World, history: list[dict[str, Any]]) -> None:
@@ -89,12 +163,29 @@ def test_every_verdict_is_a_green_run(told: World, history: list[dict[str, Any]]
 
 def test_champion_is_the_same_for_the_command_mlflow_and_the_ledger(told: World, history: list[dict[str, Any]]) -> None:
     champion = told.command.json("champion", story.FLIGHTS)
-    client = MlflowClient(tracking_uri=told.stack.mlflow_url, registry_uri=told.stack.mlflow_url)
-    alias = client.get_model_version_by_alias(story.FLIGHTS, "champion")
+    alias = mlflow(told).get_model_version_by_alias(story.FLIGHTS, "champion")
     assert champion["version"] == alias.version == history[-1]["champion_after"]
     assert champion["digest"] == alias.tags["perennial.digest"]
-    promotion = next(e for e in reversed(history) if e["promoted"])
-    assert (champion["since"], champion["why"]) == (promotion["recorded_at"], promotion["summary"])
+    move = moves(history)[-1]
+    assert champion["digest"] == move["digest"]
+    assert (champion["how"], champion["since"], champion["why"]) == ("rollback", move["recorded_at"], move["summary"])
+
+
+def test_champion_of_a_moment_is_what_the_ledger_says_of_it(told: World, history: list[dict[str, Any]]) -> None:
+    for move in moves(history):
+        answer = told.command.json("champion", story.FLIGHTS, "--at", move["recorded_at"])
+        assert (answer["version"], answer["how"]) == (move["champion_after"], move["kind"])
+        assert (answer["by"], answer["since"]) == ("recorded_at", move["recorded_at"])
+        assert answer["digest"] == move["digest"]
+        assert answer["snapshot_sha256"] == move["references"]["model"]["snapshot_sha256"]
+        assert json.loads(told.runtime.store.read(answer["snapshot_uri"]))
+    first, second = of(history, "promotion")[:2]
+    june, july = (entry["references"]["snapshot"]["watermark"] for entry in (first, second))
+    for moment, version in ((june, first["champion_after"]), (july, second["champion_after"])):
+        answer = told.command.json("champion", story.FLIGHTS, "--at", moment)
+        assert (answer["by"], answer["version"], answer["since"]) == ("data", version, moment)
+    nobody = told.command.json("champion", story.FLIGHTS, "--at", "2012-12-31", code=1)
+    assert (nobody["version"], nobody["digest"]) == (None, None)
 
 
 def test_runs_were_started_by_rest_and_by_the_landing_sensor(told: World, history: list[dict[str, Any]]) -> None:
@@ -103,17 +194,18 @@ def test_runs_were_started_by_rest_and_by_the_landing_sensor(told: World, histor
     assert {"manual", "new_data"} <= {entry["request"]["trigger"] for entry in history}
 
 
-def test_second_model_has_its_own_champion_of_another_task(told: World) -> None:
+def test_second_model_has_its_own_champion_of_another_task(told: World, diabetes: list[dict[str, Any]]) -> None:
     champion = told.command.json("champion", story.DIABETES)
     assert champion["version"] == "1"
-    (entry,) = told.command.json("history", story.DIABETES)
-    assert (entry["outcome"], entry["champion_after"]) == ("PROMOTE", "1")
+    (decision,) = (entry for entry in diabetes if entry["kind"] in OUTCOMES)
+    (move,) = moves(diabetes)
+    assert (decision["outcome"], move["outcome"], move["champion_after"]) == ("PROMOTE", "promotion", "1")
+    assert move["digest"] == champion["digest"]
 
 
 def test_no_xcom_is_larger_than_a_reference(told: World) -> None:
     sizes = {}
-    for model in story.MODELS:
-        dag_id = story.dag_id(model)
+    for dag_id in (*(story.dag_id(model) for model in story.MODELS), rollback_dag_id(story.FLIGHTS)):
         for run in told.stack.airflow.runs(dag_id):
             listed = told.api(f"/dags/{dag_id}/dagRuns/{run.run_id}/taskInstances/~/xcomEntries?limit=100")
             assert listed["total_entries"] <= 100
@@ -135,6 +227,38 @@ def test_button_of_a_task_opens_its_page_for_those_who_may_read_the_dag(
     assert page.headers["content-type"].startswith("text/html")
     assert "<!doctype html>" in page.text
     assert story.FLIGHTS in page.text
+
+
+def test_page_of_a_decision_draws_roc_and_calibration_of_both_models(
+    told: World, history: list[dict[str, Any]]
+) -> None:
+    text = opened(told, run_of(of(history, "promotion")[-1]), "decide", "Decision").text
+    for title in ("ROC", "Calibration"):
+        (drawing,) = re.findall(rf'<svg class="curve"[^>]* aria-label="{title};.*?</svg>', text, re.DOTALL)
+        for who in ("champion", "challenger"):
+            (points,) = re.findall(rf'<g class="{who}"><polyline points="([^"]*)"', drawing)
+            assert len(points.split()) >= 3
+    assert not re.findall(r"<(?:script|link|img|iframe)\b|@import|url\(", text)
+
+
+def test_version_in_mlflow_has_its_model_card_and_leads_to_the_decision(
+    told: World, history: list[dict[str, Any]], diabetes: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for entry in of(history, "promotion") + of(diabetes, "promotion"):
+        version = mlflow(told).get_model_version(entry["model"], entry["champion_after"])
+        title, _, _ = version.description.partition("\n")
+        assert title == f"# Model card: {entry['model']}".replace("_", "\\_")
+        for fact in ("## Intended use", entry["digest"], entry["references"]["snapshot"]["sha256"]):
+            assert fact in version.description
+        folder = tmp_path / f"{entry['model']}-{version.version}"
+        folder.mkdir()
+        logged = mlflow(told).download_artifacts(version.run_id, "model_card.md", str(folder))
+        assert Path(logged).read_text(encoding="utf-8") == version.description
+        assert version.tags["perennial.decision_url"] == entry["page_url"]
+        page = told.get(version.tags["perennial.decision_url"])
+        assert page.status_code == 200
+        assert entry["model"] in page.text
+        assert entry["verdict"] in page.text
 
 
 def test_button_is_there_on_the_task_that_refused_the_data(told: World, history: list[dict[str, Any]]) -> None:
@@ -171,7 +295,7 @@ def test_no_secret_is_in_a_task_log_the_ledger_or_an_artifact(told: World) -> No
     assert [path for path in files if path.is_file() and secret in path.read_bytes()] == []
 
 
-def test_story_told_again_promotes_nothing_and_keeps_the_ledger(told: World) -> None:
+def test_story_told_again_moves_nothing_and_keeps_the_ledger(told: World) -> None:
     def state() -> dict[str, Any]:
         return {
             model: (told.versions(model), told.command.json("champion", model), told.command.json("history", model))
@@ -185,4 +309,6 @@ def test_story_told_again_promotes_nothing_and_keeps_the_ledger(told: World) -> 
         assert versions == versions_before
         assert champion == champion_before
         assert entries[: len(entries_before)] == entries_before
-        assert not [entry for entry in entries[len(entries_before) :] if entry["promoted"]]
+        added = entries[len(entries_before) :]
+        assert added
+        assert {entry["kind"] for entry in added} == {"nothing_new"}

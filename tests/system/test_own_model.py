@@ -6,6 +6,7 @@ import io
 import json
 import textwrap
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import boto3
 import numpy as np
@@ -77,16 +78,20 @@ def wine(world: World) -> World:
     frame["tasting"] = frame["tasted_at"].dt.date.astype(str)
     sink = io.BytesIO()
     frame.to_parquet(sink, index=False)
+    s3(world).put_object(Bucket="perennial", Key="landing/wine/tastings.parquet", Body=sink.getvalue())
+    return world
+
+
+def s3(world: World) -> Any:
+    """A client of the stack's S3."""
     values = world.stack.environment
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=values["AWS_ENDPOINT_URL_S3"],
         aws_access_key_id=values["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=values["AWS_SECRET_ACCESS_KEY"],
         region_name=values["AWS_DEFAULT_REGION"],
     )
-    client.put_object(Bucket="perennial", Key="landing/wine/tastings.parquet", Body=sink.getvalue())
-    return world
 
 
 def write(world: World, name: str, text: str) -> None:
@@ -103,6 +108,7 @@ def test_three_files_give_a_model_that_is_checked_run_and_triggered_in_airflow(w
     entry = wine.command.json("run", "wine", "--as-of", "2020-02-01", "--reason", "first try", **specs)
     assert (entry["outcome"], entry["champion_after"]) == ("PROMOTE", "1"), entry["reasons"]
     assert entry["request"]["reason"] == "first try"
+    assert entry["promoted"]
     assert set(entry["references"]) == {"snapshot", "model", "evaluation", "decision"}
     wine.stack.airflow.wait_for_dag(DAG_ID, timeout_s=60)
     # The same code and data by another way: Airflow finds that the command has judged them.
@@ -111,8 +117,55 @@ def test_three_files_give_a_model_that_is_checked_run_and_triggered_in_airflow(w
     forced = wine.run(DAG_ID, as_of="2020-02-01T00:00:00Z", force=True, params={"strength": 0.001})
     assert forced.state == "success", wine.log_of(DAG_ID, forced.run_id)
     history = wine.command.json("history", "wine", **specs)
-    assert [entry["outcome"] for entry in history][:2] == ["PROMOTE", "nothing new"]
-    assert history[2]["outcome"] in {"REJECT", "INCONCLUSIVE"}
-    assert history[2]["request"]["params"] == {"strength": 0.001}
-    assert {entry["champion_after"] for entry in history} == {"1"}
+    assert [entry["outcome"] for entry in history][:3] == ["PROMOTE", "promotion", "nothing new"]
+    judged = history[3]
+    assert judged["outcome"] in {"REJECT", "INCONCLUSIVE"}
+    assert judged["request"]["params"] == {"strength": 0.001}
+    assert len(history) == 4
+    first, *later = history
+    assert (first["champion_before"], first["champion_after"]) == (None, None)
+    assert {entry["champion_after"] for entry in later} == {"1"}
     assert wine.versions("wine") == ["1"]
+
+
+def test_entry_that_is_changed_removed_or_put_there_is_found_and_named(wine: World) -> None:
+    specs = {"PERENNIAL_SPECS": str(wine.mine / "models")}
+    client = s3(wine)
+    listed = client.list_objects_v2(Bucket="perennial", Prefix="store/ledger/wine/")["Contents"]
+    keys = sorted(item["Key"] for item in listed)
+    whole = {key: client.get_object(Bucket="perennial", Key=key)["Body"].read() for key in keys}
+    changed = whole[keys[1]].replace(b'"champion_after":"1"', b'"champion_after":"7"', 1)
+    assert changed != whole[keys[1]]
+    forged = keys[1].replace("00000002-", "00000005-")
+    newest = keys[-1]
+
+    def verified(*, code: int) -> dict[str, Any]:
+        found: dict[str, Any] = wine.command.json("history", "wine", "--verify", code=code, **specs)
+        return found
+
+    for key, content, kind, sequence in (
+        (keys[1], changed, "changed", 2),
+        (keys[1], None, "missing", 2),
+        (newest, None, "cut_off", len(keys)),
+        (forged, whole[keys[1]], "forged", 5),
+    ):
+        try:
+            put(client, key, content)
+            (damage,) = verified(code=1)["damages"]
+            assert (damage["kind"], damage["sequence"]) == (kind, sequence)
+            named = f"s3://perennial/{key}" if content is not None else "s3://perennial/store/ledger/wine/"
+            assert damage["uri"] == named
+            told = wine.command("history", "wine", "--verify", **specs)
+            assert told.returncode == 1
+            assert f"entry {sequence}: {kind.replace('_', ' ')}: {named}" in told.stdout
+        finally:
+            put(client, key, whole.get(key))
+        assert verified(code=0)["entries"] == len(keys)
+
+
+def put(client: Any, key: str, content: bytes | None) -> None:
+    """Put the bytes there, or take the object away."""
+    if content is None:
+        client.delete_object(Bucket="perennial", Key=key)
+    else:
+        client.put_object(Bucket="perennial", Key=key, Body=content)

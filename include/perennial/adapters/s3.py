@@ -124,6 +124,16 @@ class S3Store:
                 self._put_raw(uri, content, content_type)
         return True
 
+    def delete(self, uri: str) -> None:
+        """Take the object away; no error if there is none."""
+        bucket, key = split_uri(uri)
+        with mapped("delete", uri):
+            try:
+                self._s3.delete_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) != "NoSuchKey":  # S3 answers 204, other stores may tell
+                    raise
+
     def download(self, uri: str, path: Path) -> ObjectInfo:
         """Stream the object into a local file, in parts; memory stays flat.
 

@@ -45,7 +45,9 @@ _NEXT_STEP: Final = {
     "AuthorizationHeaderMalformed": "the bucket is in another region; set the connection's region",
     "InvalidBucketName": "this is not a valid bucket name; check the uri",
 }
-_DENIED: Final = "the credentials do not allow this; grant them s3:ListBucket, s3:GetObject and s3:PutObject there"
+_DENIED: Final = (
+    "the credentials do not allow this; grant them s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there"
+)
 _UNAVAILABLE: Final = (ConnectionError, HTTPClientError, IncompleteReadError, ChecksumError, FlexibleChecksumError)
 
 

@@ -13,54 +13,52 @@ from typing import Final
 
 import numpy as np
 
-from perennial.domain.evaluation import MetricComparison, MetricEstimate
-from perennial.domain.intervals import cluster_interval
+from perennial.domain.intervals import cluster_intervals
 from perennial.domain.metrics import Floats, metric
 from perennial.domain.resampling import BLOCK_ELEMENTS, Codes, Resampled, resampled
+from perennial.domain.statistic import Intervals, Paired, Statistic, no_interval
 
 MAX_UNDEFINED_SHARE: Final = 0.01
 """Replicates in which a metric is undefined (a single class drawn). Above this share there is no interval: what is left
 would be a sample of the convenient replicates only."""
 JACKKNIFE_GROUPS: Final = 200
 """With more clusters than this, the jackknife leaves out groups of them."""
-_ROUNDING: Final = 1e-12
+ROUNDING: Final = 1e-12
 """Differences smaller than this share of the metrics are rounding, and count as none."""
 _LEAST: Final = {"r2": -math.inf}
 _LARGEST: Final = {"log_loss": math.inf, "mae": math.inf, "rmse": math.inf}
 """Ends of a metric's range where they are not 0 and 1; an interval does not reach past them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootstrapResult:
-    """One metric of both models with its intervals, and how many replicates could not be used."""
-
-    comparison: MetricComparison
-    replicates: int
-    undefined: int
-    """Replicates in which the metric of the challenger, or of the champion, is undefined."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Resampling:
+class Resampling:
     """A statistic on the data, in bootstrap replicates, and with parts of the data left out."""
 
     estimate: float
     replicates: Floats
     jackknife: Floats
 
-    def minus(self, other: _Resampling, scale: float) -> _Resampling:
+    def minus(self, other: Resampling, scale: float) -> Resampling:
         """The paired difference; rounding noise, relative to `scale`, becomes exactly 0."""
 
         def difference(mine: Floats, theirs: Floats) -> Floats:
             gap = mine - theirs
-            gap[np.abs(gap) <= _ROUNDING * scale] = 0.0
+            gap[np.abs(gap) <= ROUNDING * scale] = 0.0
             return gap
 
-        return _Resampling(
+        return Resampling(
             float(difference(np.array([self.estimate]), np.array([other.estimate]))[0]),
             difference(self.replicates, other.replicates),
             difference(self.jackknife, other.jackknife),
         )
+
+    def statistic(self, clusters: int, least: float, largest: float) -> Statistic:
+        """With intervals, unless more than `MAX_UNDEFINED_SHARE` of the replicates are undefined."""
+        fine = self.replicates[np.isfinite(self.replicates)]
+        intervals: Intervals = no_interval
+        if len(self.replicates) - len(fine) <= MAX_UNDEFINED_SHARE * len(self.replicates):
+            intervals = cluster_intervals(fine, self.estimate, self.jackknife, clusters=clusters)
+        return Statistic(value=self.estimate, intervals=intervals, least=least, largest=largest)
 
 
 def paired_bootstrap(
@@ -71,10 +69,9 @@ def paired_bootstrap(
     clusters: Codes,
     *,
     replicates: int,
-    confidence: float,
     seed: int | Sequence[int],
-) -> dict[str, BootstrapResult]:
-    """Both models' metrics and their differences (challenger minus champion), with two-sided intervals.
+) -> dict[str, Paired]:
+    """Both models' metrics and their differences (challenger minus champion), with intervals.
 
     Args:
         metrics: names of `METRICS`.
@@ -83,31 +80,58 @@ def paired_bootstrap(
         champion: its scores, the same shape; None if there is no champion.
         clusters: (n,), each row's cluster as 0..k-1, every number in use.
         replicates: how many times k clusters are drawn.
-        confidence: two-sided, in [0, 1).
         seed: of numpy's default generator. All metrics and both models see the same draws.
 
     Returns:
-        By metric. A value that is undefined is None; so are an interval's ends where there are fewer than two
-        clusters, where more than `MAX_UNDEFINED_SHARE` of the replicates are undefined, or where leaving out one
-        cluster makes the metric undefined.
+        By metric. There are no intervals where there are fewer than two clusters, where more than
+        `MAX_UNDEFINED_SHARE` of the replicates are undefined, or where leaving out one cluster makes the metric
+        undefined.
     """
     count = int(clusters.max()) + 1 if len(clusters) else 0
     models = [challenger] if champion is None else [challenger, champion]
-    functions = [[resampled(name, labels, scores, clusters, count) for scores in models] for name in metrics]
-    flat = [function for pair in functions for function in pair]
-    drawn = iter(_evaluate(flat, count, replicates, seed))
+    functions = [resampled(name, labels, scores, clusters, count) for name in metrics for scores in models]
+    drawn = iter(resample(functions, count, replicates=replicates, seed=seed))
     results = {}
     for name in metrics:
-        parts = [_Resampling(metric(name, labels, scores), *next(drawn)) for scores in models]
-        results[name] = _compare(name, parts, confidence, count)
+        parts = [Resampling(metric(name, labels, scores), *next(drawn)) for scores in models]
+        results[name] = _paired(name, parts, count)
     return results
 
 
-def leave_out_weights(count: int) -> Floats:
-    """(j, count) weights that leave out one cluster, or one of `JACKKNIFE_GROUPS` groups, at a time."""
+def resample(
+    functions: Sequence[Resampled], count: int, *, replicates: int, seed: int | Sequence[int]
+) -> list[tuple[Floats, Floats]]:
+    """Of each function of cluster weights the values in all replicates, and with each cluster left out.
+
+    The same draws for all functions, a block at a time: memory stays flat however many clusters there are.
+    """
+    if count < 2:
+        return [(np.empty(0), np.empty(0)) for _ in functions]
+    generator = np.random.default_rng(seed)
+    block = max(1, BLOCK_ELEMENTS // count)
+    drawn: list[list[Floats]] = [[] for _ in functions]
+    without: list[list[Floats]] = [[] for _ in functions]
+
+    def note(weights: Floats, values: list[list[Floats]]) -> None:
+        for of_one, function in zip(values, functions, strict=True):
+            of_one.append(function(weights))
+
+    for start in range(0, replicates, block):
+        note(cluster_draws(count, min(block, replicates - start), generator), drawn)
+    for start in range(0, min(count, JACKKNIFE_GROUPS), block):
+        note(leave_out_weights(count, start, start + block), without)
+    return [(np.concatenate(d), np.concatenate(w)) for d, w in zip(drawn, without, strict=True)]
+
+
+def leave_out_weights(count: int, start: int = 0, stop: int | None = None) -> Floats:
+    """(j, count) weights that leave out one cluster, or one of `JACKKNIFE_GROUPS` groups, at a time.
+
+    Of the j sets of weights only those from `start` up to `stop`, if given.
+    """
     groups = min(count, JACKKNIFE_GROUPS)
     group = np.arange(count) * groups // max(count, 1)
-    left_out: Floats = (group[None, :] != np.arange(groups)[:, None]).astype(np.float64)
+    wanted = np.arange(groups)[start:stop]
+    left_out: Floats = (group[None, :] != wanted[:, None]).astype(np.float64)
     return left_out
 
 
@@ -118,51 +142,27 @@ def cluster_draws(count: int, replicates: int, generator: np.random.Generator) -
     return np.bincount(flat, minlength=replicates * count).reshape(replicates, count).astype(np.float64)
 
 
-def _evaluate(
-    functions: Sequence[Resampled], count: int, replicates: int, seed: int | Sequence[int]
-) -> list[tuple[Floats, Floats]]:
-    """Of each function the values in all replicates, and with each cluster left out."""
-    if count < 2:
-        return [(np.empty(0), np.empty(0)) for _ in functions]
-    generator = np.random.default_rng(seed)
-    block = max(1, BLOCK_ELEMENTS // count)
-    parts: list[list[Floats]] = [[] for _ in functions]
-    for start in range(0, replicates, block):
-        weights = cluster_draws(count, min(block, replicates - start), generator)
-        for values, function in zip(parts, functions, strict=True):
-            values.append(function(weights))
-    without = leave_out_weights(count)
-    return [(np.concatenate(values), function(without)) for values, function in zip(parts, functions, strict=True)]
+def value_range(name: str) -> tuple[float, float]:
+    """Least and largest value that the metric can have."""
+    return _LEAST.get(name, 0.0), _LARGEST.get(name, 1.0)
 
 
-def _compare(name: str, parts: list[_Resampling], confidence: float, count: int) -> BootstrapResult:
+def _paired(name: str, parts: list[Resampling], count: int) -> Paired:
+    least, largest = value_range(name)
     challenger = parts[0]
-    least, largest = _LEAST.get(name, 0.0), _LARGEST.get(name, 1.0)
-    estimates = [_estimate(part, confidence, count, least, largest) for part in parts]
+    statistics = [part.statistic(count, least, largest) for part in parts]
     difference = None
     undefined = ~np.isfinite(challenger.replicates)
     if len(parts) == 2:
         champion = parts[1]
         scale = max(abs(challenger.estimate), abs(champion.estimate), 1.0 if name == "r2" else 0.0)
         gap = challenger.minus(champion, scale)
-        difference = _estimate(gap, confidence, count, least - largest, largest - least)
+        difference = gap.statistic(count, least - largest, largest - least)
         undefined = ~np.isfinite(gap.replicates)
-    comparison = MetricComparison(
-        metric=name,
-        challenger=estimates[0],
-        champion=estimates[1] if len(parts) == 2 else None,
+    return Paired(
+        challenger=statistics[0],
+        champion=statistics[1] if len(parts) == 2 else None,
         difference=difference,
+        replicates=len(challenger.replicates),
+        undefined=int(undefined.sum()),
     )
-    return BootstrapResult(comparison=comparison, replicates=len(challenger.replicates), undefined=int(undefined.sum()))
-
-
-def _estimate(part: _Resampling, confidence: float, count: int, least: float, largest: float) -> MetricEstimate:
-    if not math.isfinite(part.estimate):
-        return MetricEstimate(value=None, low=None, high=None)
-    fine = part.replicates[np.isfinite(part.replicates)]
-    ends = None
-    if len(part.replicates) - len(fine) <= MAX_UNDEFINED_SHARE * len(part.replicates):
-        ends = cluster_interval(fine, part.estimate, part.jackknife, confidence=confidence, clusters=count)
-    if ends is None:
-        return MetricEstimate(value=part.estimate, low=None, high=None)
-    return MetricEstimate(value=part.estimate, low=max(ends.low, least), high=min(ends.high, largest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -36,6 +36,55 @@ class SliceResult:
     rows: int
     challenger: float | None
     champion: float | None
+    difference: MetricEstimate | None = None
+    """Challenger minus champion. None without a champion, and without an interval where the slice is too small."""
+    p_safe: float | None = None
+    """One-sided p-value of "worse by `gate.slices.margin` or more": small means shown not to be. None: not computed."""
+    p_harm: float | None = None
+    """One-sided p-value of "worse by less than the margin": small means shown to be worse than that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupValues:
+    """A metric within one group."""
+
+    group: str
+    rows: int
+    challenger: float | None
+    champion: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairnessResult:
+    """What one `FairnessRule` found: the gap is the largest less the smallest of the groups' values."""
+
+    column: str
+    metric: str
+    groups: tuple[GroupValues, ...]
+    """In the rule's order, also those without rows."""
+    challenger_gap: MetricEstimate
+    champion_gap: MetricEstimate | None
+    increase: MetricEstimate | None
+    """Challenger's gap minus the champion's, paired. None without a champion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a model costs to serve. None: not measured."""
+
+    latency_p95_ms: float | None
+    """95th percentile of predicting one row, in this process, while both models took turns."""
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """How a binary classifier's scores behave on the holdout."""
+
+    roc: tuple[tuple[float, float], ...]
+    """(false positive rate, true positive rate), from (0, 0) to (1, 1), at most 101 points."""
+    calibration: tuple[tuple[float, float, int], ...]
+    """(mean predicted probability, share of positives, rows) of up to 10 groups of equal size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +95,7 @@ class EvaluationResult:
     champion_version: str | None
     rows: int
     clusters: int
+    """Values of `gate.cluster_by`; without that column rows are independent, and this is the number of rows."""
     confidence: float
     """Two-sided confidence of every interval here: 2 * gate.rule.confidence - 1, so that its one-sided end has
     the rule's confidence."""
@@ -64,24 +114,67 @@ class EvaluationResult:
     Any of them forbids a promotion, whatever the numbers say."""
     notes: tuple[str, ...] = ()
     """What else a person should know, a sentence each (labels missing, replicates undefined)."""
+    units: tuple[tuple[str, float], ...] | None = None
+    """Evidence by independent unit of time (a cluster, or a UTC day): its label and the jackknife pseudo-value of the
+    primary metric's difference, challenger minus champion; their mean is about the difference. By label.
+    None without a champion, or where they cannot be computed. See `perennial.domain.sequential`."""
+    fairness: tuple[FairnessResult, ...] = ()
+    """In the order of `gate.fairness`."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """By `challenger` and `champion`; empty if the gate has no cost rules."""
+    curves: Mapping[str, Curves] = field(default_factory=dict)
+    """By `challenger` and `champion`; binary classification only."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `dataclasses.asdict` through JSON."""
-
-        def estimate(given: Mapping[str, Any] | None) -> MetricEstimate | None:
-            return None if given is None else MetricEstimate(**given)
-
         comparisons = {
             name: MetricComparison(
                 metric=given["metric"],
                 challenger=MetricEstimate(**given["challenger"]),
-                champion=estimate(given["champion"]),
-                difference=estimate(given["difference"]),
+                champion=_estimate(given["champion"]),
+                difference=_estimate(given["difference"]),
             )
             for name, given in values["comparisons"].items()
         }
-        slices = tuple(SliceResult(**given) for given in values["slices"])
+        slices = tuple(
+            SliceResult(**{**given, "difference": _estimate(given.get("difference"))}) for given in values["slices"]
+        )
+        units = values.get("units")
         start, end = values["holdout"]
         texts = {name: tuple(values.get(name, ())) for name in ("defects", "notes")}
-        return cls(**{**values, "comparisons": comparisons, "slices": slices, "holdout": (start, end), **texts})
+        return cls(
+            **{
+                **values,
+                **texts,
+                "comparisons": comparisons,
+                "slices": slices,
+                "holdout": (start, end),
+                "units": None if units is None else tuple((str(label), float(value)) for label, value in units),
+                "fairness": tuple(_fairness(given) for given in values.get("fairness", ())),
+                "costs": {who: Cost(**given) for who, given in values.get("costs", {}).items()},
+                "curves": {who: _curves(given) for who, given in values.get("curves", {}).items()},
+            }
+        )
+
+
+def _estimate(given: Mapping[str, Any] | None) -> MetricEstimate | None:
+    return None if given is None else MetricEstimate(**given)
+
+
+def _fairness(given: Mapping[str, Any]) -> FairnessResult:
+    return FairnessResult(
+        column=given["column"],
+        metric=given["metric"],
+        groups=tuple(GroupValues(**group) for group in given["groups"]),
+        challenger_gap=MetricEstimate(**given["challenger_gap"]),
+        champion_gap=_estimate(given["champion_gap"]),
+        increase=_estimate(given["increase"]),
+    )
+
+
+def _curves(given: Mapping[str, Any]) -> Curves:
+    return Curves(
+        roc=tuple((float(x), float(y)) for x, y in given["roc"]),
+        calibration=tuple((float(p), float(share), int(rows)) for p, share, rows in given["calibration"]),
+    )

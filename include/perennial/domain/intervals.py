@@ -16,6 +16,7 @@ Measured one-sided errors: `bench/interval_coverage.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,32 +34,68 @@ class Ends(NamedTuple):
 def cluster_interval(
     replicates: Floats, estimate: float, jackknife: Floats, *, confidence: float, clusters: int
 ) -> Ends | None:
-    """Two-sided interval of `confidence` for a statistic of `clusters` independent clusters.
+    """The interval of one confidence: see `cluster_intervals`."""
+    return cluster_intervals(replicates, estimate, jackknife, clusters=clusters)(confidence)
+
+
+def cluster_intervals(
+    replicates: Floats, estimate: float, jackknife: Floats, *, clusters: int
+) -> Callable[[float], Ends | None]:
+    """Two-sided intervals of any confidence for a statistic of `clusters` independent clusters.
 
     Args:
         replicates: (b,) values of the statistic in bootstrap replicates, finite.
         estimate: its value on the data.
         jackknife: (j,) values with one cluster (or one of j groups of clusters) left out.
-        confidence: in [0, 1); 0 gives the (bias-corrected) median at both ends.
         clusters: how many were drawn from.
 
     Returns:
-        None if nothing can be said: fewer than two clusters, or a jackknife value that is undefined.
+        A function of the confidence, in [0, 1); 0 gives the (bias-corrected) median at both ends. The ends move
+        outwards, or stay, as the confidence grows. It gives None, at every confidence, if nothing can be said: fewer
+        than two clusters, or a jackknife value that is undefined.
     """
     from scipy.special import stdtrit
 
     if clusters < 2 or len(jackknife) < 2 or len(replicates) == 0:
-        return None
+        return lambda _: None
     if not (np.isfinite(jackknife).all() and math.isfinite(estimate)):
-        return None
-    replicates, jackknife = _snapped(replicates, estimate), _snapped(jackknife, estimate)
-    if np.ptp(replicates) == 0 and np.ptp(jackknife) == 0:
-        return Ends(estimate, estimate)
-    tail = (1 - confidence) / 2
-    widened = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, tail))
-    skewed = bca_ends(replicates, estimate, jackknife, widened)
-    reach = -float(stdtrit(len(jackknife) - 1, tail)) * jackknife_error(jackknife)
-    return Ends(min(skewed.low, estimate - reach), max(skewed.high, estimate + reach))
+        return lambda _: None
+    ordered, jackknife = np.sort(_snapped(replicates, estimate)), _snapped(jackknife, estimate)
+    if ordered[0] == ordered[-1] and np.ptp(jackknife) == 0:
+        return lambda _: Ends(estimate, estimate)
+    bias, skew = median_bias(ordered, estimate), acceleration(jackknife)
+    error = jackknife_error(jackknife)
+
+    def ends(confidence: float) -> Ends:
+        tail = (1 - confidence) / 2
+        widened = math.sqrt(clusters / (clusters - 1)) * float(stdtrit(clusters - 1, tail))
+        skewed = _bca_ends(ordered, bias, skew, widened)
+        reach = -float(stdtrit(len(jackknife) - 1, tail)) * error
+        return Ends(min(skewed.low, estimate - reach), max(skewed.high, estimate + reach))
+
+    return ends
+
+
+def student_intervals(estimate: float, error: float, degrees: float) -> Callable[[float], Ends | None]:
+    """Two-sided intervals of any confidence: estimate +- t(degrees) * error; None if the error is undefined.
+
+    Args:
+        estimate: the statistic's value.
+        error: its standard error, >= 0; NaN if undefined.
+        degrees: of freedom, > 0; need not be whole, and infinity gives the normal interval.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    def ends(confidence: float) -> Ends | None:
+        if not (math.isfinite(estimate) and math.isfinite(error)):
+            return None
+        if error == 0:
+            return Ends(estimate, estimate)
+        tail = (1 - confidence) / 2
+        quantile = float(stdtrit(degrees, tail)) if math.isfinite(degrees) else float(ndtri(tail))
+        return Ends(estimate + quantile * error, estimate - quantile * error)
+
+    return ends
 
 
 def bca_ends(replicates: Floats, estimate: float, jackknife: Floats, normal_quantile: float) -> Ends:
@@ -67,11 +104,11 @@ def bca_ends(replicates: Floats, estimate: float, jackknife: Floats, normal_quan
     Where the correction breaks down (all replicates on one side of the estimate, or an acceleration so strong that its
     denominator reaches 0), the end is the outermost replicate.
     """
-    from scipy.special import ndtr, ndtri
+    return _bca_ends(np.sort(replicates), median_bias(replicates, estimate), acceleration(jackknife), normal_quantile)
 
-    below = (np.count_nonzero(replicates < estimate) + np.count_nonzero(replicates <= estimate)) / 2
-    bias = float(ndtri(below / len(replicates)))
-    skew = acceleration(jackknife)
+
+def _bca_ends(ordered: Floats, bias: float, skew: float, normal_quantile: float) -> Ends:
+    from scipy.special import ndtr
 
     def level(quantile: float, outermost: float) -> float:
         shifted = bias + quantile
@@ -79,9 +116,26 @@ def bca_ends(replicates: Floats, estimate: float, jackknife: Floats, normal_quan
             return outermost
         return float(ndtr(bias + shifted / (1 - skew * shifted)))
 
-    levels = [level(normal_quantile, 0.0), level(-normal_quantile, 1.0)]
-    low, high = np.quantile(replicates, levels)
-    return Ends(float(low), float(high))
+    return Ends(_quantile(ordered, level(normal_quantile, 0.0)), _quantile(ordered, level(-normal_quantile, 1.0)))
+
+
+def _quantile(ordered: Floats, level: float) -> float:
+    """Linear between order statistics, as `numpy.quantile` has it, without its half millisecond of preparations."""
+    place = level * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 2) if len(ordered) > 1 else 0
+    first, second = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    return first + (place - below) * (second - first)
+
+
+def median_bias(replicates: Floats, estimate: float) -> float:
+    """Normal quantile of the share of replicates below the estimate, ties counting one half; may be infinite.
+
+    Efron & Tibshirani 1993, equation 14.14.
+    """
+    from scipy.special import ndtri
+
+    below = (np.count_nonzero(replicates < estimate) + np.count_nonzero(replicates <= estimate)) / 2
+    return float(ndtri(below / len(replicates)))
 
 
 def acceleration(jackknife: Floats) -> float:

@@ -1,17 +1,29 @@
-"""What one run came to, as the ledger keeps it."""
+"""One thing that happened to a model, as the ledger keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Self
 
-from perennial.domain.fingerprint import digest_of
+from perennial.domain.fingerprint import canonical_json, digest_of
 from perennial.domain.times import format_time, parse_time
 
-KINDS: Final = ("decision", "nothing_new", "refused")
-SCHEMA_VERSION: Final = 1
+OUTCOMES: Final = ("decision", "nothing_new", "refused")
+"""What a run came to: exactly one of them a run that comes to an end."""
+MOVES: Final = ("promotion", "rollback", "outside")
+"""Changes of the champion. `outside`: the alias was found moved by something that is not Perennial."""
+KINDS: Final = (*OUTCOMES, "approval", *MOVES)
+SCHEMA_VERSION: Final = 2
+_POSITION: Final = frozenset({"recorded_at", "sequence", "previous_sha256"})
+_CHAMPION: Final = frozenset({"champion_before", "champion_after"})
+_MAY_DIFFER: Final[Mapping[str, frozenset[str]]] = {
+    "decision": _CHAMPION,
+    "refused": _CHAMPION,
+    "nothing_new": _CHAMPION | {"summary", "page_uri"},
+}
+"""Fields that another run may change between two tries of one run: who is champion, which judgement is the newest."""
 
 
 def training_mark(fingerprint: str | None) -> str:
@@ -21,22 +33,22 @@ def training_mark(fingerprint: str | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """The outcome of one run. `decision`: judged; `nothing_new`: nothing to judge; `refused`: bad data stopped it."""
+    """One fact. See `OUTCOMES`, `MOVES`; `approval`: a person's answer, or that none came."""
 
     kind: str
     model: str
     recorded_at: datetime
     request: Mapping[str, Any]
-    """`RunRequest.to_dict()`."""
+    """`RunRequest.to_dict()` or `RollbackRequest.to_dict()`; of a move outside Perennial, run_id `outside__<time>`."""
     evidence_sha256: str
-    """Digest of what the outcome rests on: the decision, the validation result, or the snapshot."""
+    """Digest of what the entry rests on: the decision, the validation result, the snapshot, the answer."""
     summary: str
     """One sentence for people."""
     champion_before: str | None
     champion_after: str | None
+    """The same as before unless `kind` is one of `MOVES`."""
     verdict: str | None = None
-    """A `Verdict`'s value; None unless `kind` is `decision`."""
-    promoted: bool = False
+    """A `Verdict`'s value; None unless `kind` is `decision` (or `promotion`: what was carried out)."""
     reasons: Sequence[str] = ()
     fingerprint: str | None = None
     """The training's; a later run with the same one has nothing new to judge."""
@@ -45,7 +57,21 @@ class LedgerEntry:
     page_uri: str | None = None
     """The page to read first: the decision's, or the refused data's."""
     references: Mapping[str, Any] = field(default_factory=dict)
-    """References (`Reference.to_dict()`) of the stages that ran, by stage name."""
+    """References (`Reference.to_dict()`) of the stages that ran, by their kind."""
+    actor: str | None = None
+    """Who approved, declined, rolled back or broke the glass; None if nobody did."""
+    approved: bool | None = None
+    """Of an `approval`: the answer."""
+    break_glass: bool = False
+    """Whether the gate's verdict, or an approval, was overridden."""
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """Of a `rollback`: digest of each model that must not be promoted again, with a sentence that says why."""
+    digest: str | None = None
+    """Of a move: digest of the model that is champion afterwards."""
+    sequence: int = 0
+    """Position in the model's ledger, from 1; 0 until it is appended."""
+    previous_sha256: str | None = None
+    """sha256 of the bytes of the entry before; None for the first one."""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -54,8 +80,18 @@ class LedgerEntry:
 
     @property
     def run_id(self) -> str:
-        """The run that this entry is the outcome of."""
+        """The run that wrote this entry."""
         return str(self.request["run_id"])
+
+    @property
+    def as_of(self) -> datetime:
+        """The time at which the run stood."""
+        return parse_time(str(self.request["as_of"]))
+
+    @property
+    def moved(self) -> bool:
+        """Whether the champion changed."""
+        return self.kind in MOVES and self.champion_before != self.champion_after
 
     @property
     def entry_id(self) -> str:
@@ -64,9 +100,20 @@ class LedgerEntry:
 
     @property
     def key(self) -> str:
-        """Name of the entry's object: sorts by as_of, and tells the training without opening it."""
-        as_of = parse_time(str(self.request["as_of"]))
-        return f"{as_of:%Y%m%dT%H%M%SZ}-{self.kind}{training_mark(self.fingerprint)}-{self.entry_id}.json"
+        """Name of the entry's object: sorts by sequence, and tells kind and training without opening it."""
+        return f"{self.sequence:08d}-{self.kind}{training_mark(self.fingerprint)}-{self.entry_id}.json"
+
+    def restates(self, recorded: LedgerEntry) -> bool:
+        """Whether a retry may take `recorded`, which has the same `entry_id`, for its own.
+
+        When it was recorded and where does not count; nor, of an outcome, what other runs did between the two tries.
+        """
+        allowed = _POSITION | _MAY_DIFFER.get(self.kind, frozenset())
+        mine, theirs = (
+            {name: value for name, value in entry.to_dict().items() if name not in allowed}
+            for entry in (self, recorded)
+        )
+        return canonical_json(mine) == canonical_json(theirs)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -78,3 +125,20 @@ class LedgerEntry:
         known = {name: values[name] for name in (f.name for f in fields(cls)) if name in values}
         reasons = tuple(values.get("reasons", ()))
         return cls(**{**known, "recorded_at": parse_time(str(values["recorded_at"])), "reasons": reasons})
+
+
+def quarantined(moves: Iterable[LedgerEntry]) -> dict[str, str]:
+    """Models that were taken back and must not be promoted: why, by digest.
+
+    What is in quarantine can become champion only on purpose (by a rollback to it, broken glass, or by hand); that
+    releases it.
+
+    Args:
+        moves: every change of the champion, oldest first.
+    """
+    held: dict[str, str] = {}
+    for move in moves:
+        held.update(move.quarantined)
+        if move.digest is not None:
+            held.pop(move.digest, None)
+    return held

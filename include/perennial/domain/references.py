@@ -102,6 +102,8 @@ class ModelRef(Reference):
     training_start: datetime
     training_end: datetime
     """Cut-off: the training window is [training_start, training_end)."""
+    keys_sha256: str
+    """Digest of the hashed keys of the training's rows, see `perennial.stages.keys.digest_of_keys`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,24 @@ class DecisionRef(Reference):
     champion_version: str | None
     summary: str
     """One sentence."""
+    ledger_uri: str
+    """The decision's entry."""
+    break_glass: bool = False
+    """Whether the verdict is a person's, against the gate's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRef(Reference):
+    """A person's answer to a decision, or that none came in time."""
+
+    kind: ClassVar[str] = "approval"
+    ledger_uri: str
+    decision_sha256: str
+    """Digest of the decision that was answered."""
+    approved: bool
+    by: str | None
+    """User name; None if nobody answered."""
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +159,19 @@ class PromotionRef(Reference):
 
     kind: ClassVar[str] = "promotion"
     ledger_uri: str
+    """The promotion's entry; if nothing was promoted, the decision's."""
     promoted: bool
     champion_before: str | None
     champion_after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRef(Reference):
+    """What production serves after a version was taken back."""
+
+    kind: ClassVar[str] = "rollback"
+    ledger_uri: str
+    champion_before: str | None
+    champion_after: str
+    quarantined: int
+    """How many models must not be promoted again because of this."""

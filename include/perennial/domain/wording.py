@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _MOST: Final = 8
@@ -45,3 +46,21 @@ def plain(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def duration(span: timedelta) -> str:
+    """Its two largest units, never more than it is: `3d`, `1d 3h`, `2h 5m`, `40s`."""
+    left = max(0, int(span.total_seconds()))
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts.append((count, unit))
+    first = next((place for place, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count:,}{unit}" for count, unit in parts[first : first + 2] if count) or "0s"
+
+
+def moment(time: datetime) -> str:
+    """To the minute, never earlier than it is: `2013-07-04 06:00 UTC`."""
+    utc = time.astimezone(UTC)
+    whole = utc.replace(second=0, microsecond=0)
+    return f"{whole if whole == utc else whole + timedelta(minutes=1):%Y-%m-%d %H:%M} UTC"

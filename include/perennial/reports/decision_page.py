@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
-from perennial.domain.evaluation import EvaluationResult, MetricComparison, MetricEstimate, SliceResult
-from perennial.domain.gate import Decision, Outcome, RuleOutcome
+from perennial.domain.evaluation import Cost, EvaluationResult, MetricComparison, MetricEstimate
+from perennial.domain.gate import Decision, Outcome
+from perennial.domain.gate_history import GateHistory
 from perennial.domain.metric_names import METRICS
 from perennial.domain.references import EvaluationRef, Verdict
 from perennial.domain.run_request import RunRequest
-from perennial.domain.wording import digits_for, number, plain
+from perennial.domain.wording import counted, digits_for, duration, number, plain
+from perennial.reports.curve_plot import FRAME, CurvePlot, calibration_plot, roc_plot
 from perennial.reports.interval_plot import IntervalPlot, Line, interval_plot
-from perennial.reports.page import render
+from perennial.reports.page import MISSING, render, size, when
+from perennial.reports.rule_words import ends, rule_row
+from perennial.reports.slice_tables import group_table, slice_tables
 from perennial.spec.model import ModelSpec
 
-SHOWN_SLICES: Final = 25
-"""Values of a slice column on the page, those with the most rows; the evaluation has more."""
-TONES: Final = {
-    Verdict.PROMOTE: "ok",
-    Verdict.REJECT: "bad",
-    Verdict.INCONCLUSIVE: "neutral",
-    Outcome.PASS: "ok",
-    Outcome.FAIL: "bad",
-    Outcome.UNDECIDED: "neutral",
+TONES: Final = {Verdict.PROMOTE: "ok", Verdict.REJECT: "bad", Verdict.INCONCLUSIVE: "neutral"}
+_URGENCY: Final = {Outcome.FAIL: 0, Outcome.UNDECIDED: 1, Outcome.PASS: 2}
+"""What stands in the way comes first in the table."""
+_COMPARISONS: Final = ("superiority", "non_inferiority")
+WEEK: Final = timedelta(days=7)
+_HOW: Final = {
+    "promotion": "by a promotion",
+    "rollback": "by a rollback",
+    "outside": "moved outside Perennial",
 }
 _MEANINGS: Final = {
     Verdict.PROMOTE: "The challenger is to take over from champion version {0}.",
@@ -35,30 +41,6 @@ _FIRST_MEANINGS: Final = {
     Verdict.REJECT: "There is no champion, and the challenger does not become the first.",
     Verdict.INCONCLUSIVE: "The evidence does not decide, so there is still no champion.",
 }
-_RULES: Final = {
-    "rows": "enough rows",
-    "clusters": "enough clusters",
-    "scores": "usable scores",
-    "measured": "every metric measured",
-    "floor": "floor",
-    "superiority": "better than the champion",
-    "non_inferiority": "not worse than the champion",
-    "policy": "something to judge by",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleRow:
-    """One rule as the table shows it."""
-
-    name: str
-    metric: str
-    asked: str
-    found: str
-    interval: str
-    n: str
-    verdict: str
-    tone: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,23 +59,13 @@ class MetricRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SliceRow:
-    """One slice value."""
+class CostRow:
+    """One cost: what, both models' and how many times the champion's."""
 
-    value: str
-    rows: int
+    name: str
     challenger: str
     champion: str
-    difference: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceTable:
-    """One slice column."""
-
-    column: str
-    rows: tuple[SliceRow, ...]
-    left_out: int
+    ratio: str
 
 
 def decision_page(
@@ -104,9 +76,22 @@ def decision_page(
     evaluation: EvaluationResult,
     decision: Decision,
     run_url: str | None,
+    history: GateHistory | None = None,
+    gate_verdict: Verdict | None = None,
 ) -> bytes:
-    """HTML, UTF-8; the same inputs give the same bytes."""
-    meanings = _MEANINGS if evaluation.champion_version is not None else _FIRST_MEANINGS
+    """HTML, UTF-8; the same inputs give the same bytes.
+
+    Args:
+        spec: the model's.
+        request: the run's; with `break_glass`, the page opens with it.
+        reference: to the stored evaluation.
+        evaluation: what was measured.
+        decision: the verdict to tell, already overridden if the glass was broken.
+        run_url: where a person looks at the training; a link only if it is a web address.
+        history: the past, for the facts about the champion; None: not told.
+        gate_verdict: the gate's own, where `request.break_glass` is set; None: not known.
+    """
+    is_overridden = bool(request.break_glass) and decision.verdict is Verdict.PROMOTE
     return render(
         "decision.html.j2",
         spec=spec,
@@ -114,11 +99,20 @@ def decision_page(
         reference=reference,
         evaluation=evaluation,
         decision=decision,
-        meaning=meanings[decision.verdict].format(evaluation.champion_version),
+        is_overridden=is_overridden,
+        gate_verdict=gate_verdict,
+        # Of an override, the card tells the first reason.
+        leading=() if is_overridden else decision.reasons[:1],
+        meaning=_meaning(spec, request, evaluation, decision),
         tone=TONES[decision.verdict],
-        rules=[_rule_row(rule) for rule in decision.rules],
+        rules=[rule_row(rule) for rule in sorted(decision.rules, key=lambda rule: _URGENCY[rule.verdict])],
         metrics=[_metric_row(spec, evaluation, decision, name) for name in _ordered(spec, evaluation)],
-        slices=_slice_tables(spec, evaluation),
+        slices=slice_tables(spec, evaluation, decision),
+        fairness=[group_table(found) for found in evaluation.fairness],
+        costs=_cost_rows(evaluation),
+        plots=_curve_plots(evaluation),
+        frame=FRAME,
+        past=_past(evaluation, history),
         one_sided=f"{plain(round(100 * spec.gate.rule.confidence, 9))} %",
         two_sided=f"{plain(round(100 * evaluation.confidence, 9))} %",
         run_url=run_url,
@@ -126,35 +120,60 @@ def decision_page(
     )
 
 
+def _meaning(spec: ModelSpec, request: RunRequest, evaluation: EvaluationResult, decision: Decision) -> str:
+    """What happens to production, in one sentence or two."""
+    meanings = _MEANINGS if evaluation.champion_version is not None else _FIRST_MEANINGS
+    said = meanings[decision.verdict].format(evaluation.champion_version)
+    if decision.verdict is Verdict.PROMOTE and spec.approval.required and not request.break_glass:
+        said += f" A person has to approve it in Airflow within {duration(spec.approval.timeout)}; no answer is a No."
+    return said
+
+
+def _past(evaluation: EvaluationResult, history: GateHistory | None) -> list[str]:
+    """Sentences about the champion's time in production, as far as the ledger knows."""
+    if history is None or not history.reigns:
+        return []
+    reign = history.reigns[-1]
+    said = []
+    if reign.version is not None and reign.version == evaluation.champion_version:
+        since = f"version {reign.version} since {when(reign.since)}"
+        said.append(
+            f"{since}, {duration(history.as_of - reign.since)} before this run, {_HOW.get(reign.how, reign.how)}"
+        )
+    week = [reign for reign in history.reigns if reign.how == "promotion" and reign.since > history.as_of - WEEK]
+    said.append(f"{counted(len(week), 'promotion')} within the seven days before")
+    return said
+
+
+def _cost_rows(evaluation: EvaluationResult) -> list[CostRow]:
+    mine, theirs = (evaluation.costs.get(who) for who in ("challenger", "champion"))
+    if mine is None and theirs is None:
+        return []
+
+    def row(name: str, of: Callable[[Cost], float | None], show: Callable[[float], str]) -> CostRow:
+        a, b = (None if cost is None else of(cost) for cost in (mine, theirs))
+        ratio = f"{a / b:.2f}\N{MULTIPLICATION SIGN}" if a is not None and b else MISSING
+        challenger, champion = (MISSING if value is None else show(value) for value in (a, b))
+        return CostRow(name=name, challenger=challenger, champion=champion, ratio=ratio)
+
+    return [
+        row("predicting one row, 95th percentile", lambda cost: cost.latency_p95_ms, lambda ms: f"{ms:.3g} ms"),
+        row("size of all files", lambda cost: cost.size_bytes, lambda size_bytes: size(int(size_bytes))),
+    ]
+
+
+def _curve_plots(evaluation: EvaluationResult) -> list[CurvePlot]:
+    found = evaluation.comparisons.get("roc_auc")
+    areas = {} if found is None else {"challenger": found.challenger.value}
+    if found is not None and found.champion is not None:
+        areas["champion"] = found.champion.value
+    plots = (roc_plot(evaluation.curves, areas), calibration_plot(evaluation.curves))
+    return [plot for plot in plots if plot is not None]
+
+
 def _ordered(spec: ModelSpec, evaluation: EvaluationResult) -> list[str]:
     """The spec's order; JSON does not keep it."""
     return [name for name in spec.evaluation.all_metrics if name in evaluation.comparisons]
-
-
-def _rule_row(rule: RuleOutcome) -> RuleRow:
-    gap = rule.name in ("superiority", "non_inferiority")
-    limit = rule.threshold
-    asked = found = interval = ""
-    if limit is not None and rule.metric is None:
-        asked, found = f"at least {int(limit):,}", f"{int(rule.estimate or 0):,}"
-    elif limit is not None and rule.metric is not None:
-        higher = METRICS[rule.metric].higher_is_better
-        digits = digits_for([rule.estimate, rule.low, rule.high] if gap else [rule.estimate], apart_from=limit)
-        signed = f"{'+' if limit > 0 else ''}{plain(limit)}".replace("-", "\N{MINUS SIGN}")
-        words = ("more than" if higher else "less than") if gap else ("at least" if higher else "at most")
-        asked = f"{words} {signed if gap else plain(limit)}"
-        found = number(rule.estimate, digits, sign=gap)
-        interval = _ends(rule.low, rule.high, digits) if gap else ""
-    return RuleRow(
-        name=_RULES.get(rule.name, rule.name),
-        metric=rule.metric or "",
-        asked=asked,
-        found=found,
-        interval=interval,
-        n="" if rule.n is None or rule.name in ("rows", "clusters") else f"{rule.n:,}",
-        verdict=rule.verdict.value,
-        tone=TONES[rule.verdict],
-    )
 
 
 def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decision, name: str) -> MetricRow:
@@ -164,7 +183,7 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
     digits = digits_for([gap.low, gap.value, gap.high]) if gap is not None else _digits(found.challenger)
     digits = max(digits, 3 if abs(found.challenger.value or 0) < 100 else 1)
     drawn = gap if gap is not None else found.challenger
-    lines = _lines(spec, decision, found)
+    lines = _lines(decision, found)
     plot = interval_plot(
         drawn.value,
         drawn.low,
@@ -185,13 +204,13 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
     )
 
 
-def _lines(spec: ModelSpec, decision: Decision, found: MetricComparison) -> list[Line]:
+def _lines(decision: Decision, found: MetricComparison) -> list[Line]:
     limits = [
         rule.threshold
         for rule in decision.rules
         if rule.metric == found.metric
         and rule.threshold is not None
-        and (rule.name == spec.gate.rule.kind if found.difference is not None else rule.name == "floor")
+        and (rule.name in _COMPARISONS if found.difference is not None else rule.name == "floor")
     ]
     zero = [Line(at=0.0, kind="zero")] if found.difference is not None else []
     return [*zero, *(Line(at=limit, kind="limit") for limit in limits)]
@@ -213,33 +232,4 @@ def _digits(estimate: MetricEstimate) -> int:
 
 
 def _texts(estimate: MetricEstimate, digits: int, *, sign: bool = False) -> tuple[str, str]:
-    return number(estimate.value, digits, sign=sign), _ends(estimate.low, estimate.high, digits)
-
-
-def _ends(low: float | None, high: float | None, digits: int) -> str:
-    return "no interval" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
-
-
-def _slice_tables(spec: ModelSpec, evaluation: EvaluationResult) -> list[SliceTable]:
-    tables = []
-    for column in spec.evaluation.slices:
-        found = [part for part in evaluation.slices if part.column == column]
-        rows = tuple(_slice_row(part) for part in found[:SHOWN_SLICES])
-        tables.append(SliceTable(column=column, rows=rows, left_out=max(0, len(found) - SHOWN_SLICES)))
-    return tables
-
-
-def _slice_row(part: SliceResult) -> SliceRow:
-    digits = 3 if abs(part.challenger or 0) < 100 else 1
-    gap = None if part.challenger is None or part.champion is None else part.challenger - part.champion
-    return SliceRow(
-        value=part.value,
-        rows=part.rows,
-        challenger=_cell(part.challenger, digits),
-        champion=_cell(part.champion, digits),
-        difference=_cell(gap, digits, sign=True),
-    )
-
-
-def _cell(value: float | None, digits: int, *, sign: bool = False) -> str:
-    return "\N{EN DASH}" if value is None else number(value, digits, sign=sign)
+    return number(estimate.value, digits, sign=sign), ends(estimate.low, estimate.high, digits)

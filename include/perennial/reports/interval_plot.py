@@ -41,11 +41,22 @@ def interval_plot(
     lines: Sequence[Line],
     higher_is_better: bool,
     tone: str,
+    reach: float | None = None,
 ) -> IntervalPlot | None:
     """Place an interval and its lines on a scale that fits them all; None where there is no interval to draw.
 
     A line of kind `zero` is in the middle, so that it lines up in drawings below each other. Positions are rounded to
     0.1, so that the same figures give the same page.
+
+    Args:
+        value: the estimate.
+        low: lower end.
+        high: upper end.
+        lines: what to draw besides.
+        higher_is_better: which way is right.
+        tone: of the drawing.
+        reach: with a line `zero`, the largest distance from it that has to fit: drawings with the same one have the
+            same scale. None: what this drawing needs.
     """
     if value is None or low is None or high is None or not all(map(math.isfinite, (value, low, high))):
         return None
@@ -53,7 +64,7 @@ def interval_plot(
     places = [sign * x for x in (value, low, high, *(line.at for line in lines))]
     least, most = min(places), max(places)
     if any(line.kind == "zero" for line in lines):
-        most = max(abs(least), abs(most))
+        most = max(abs(least), abs(most), reach or 0.0)
         least = -most
     room = (most - least) or abs(most) or 1.0
 

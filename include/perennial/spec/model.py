@@ -38,7 +38,7 @@ class ModelSpec(SpecPart):
                     data.time_column,
                     data.label_column,
                     *data.feature_columns,
-                    self.gate.cluster_by,
+                    *([self.gate.cluster_by] if self.gate.cluster_by is not None else []),
                     *self.evaluation.slices,
                 )
             )
@@ -54,4 +54,21 @@ class ModelSpec(SpecPart):
         if unmeasured:
             allowed = ", ".join(self.evaluation.all_metrics)
             raise ValueError(f"gate.floors: {', '.join(unmeasured)} not measured; evaluation measures {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_judges_what_is_measured(self) -> ModelSpec:
+        slices, metrics = self.evaluation.slices, self.evaluation.all_metrics
+        shown = ", ".join(slices) or "none"
+        if self.gate.slices is not None:
+            if not slices:
+                raise ValueError("gate.slices: there are no evaluation.slices to judge")
+            unknown = [column for column in self.gate.slices.required if column not in slices]
+            if unknown:
+                raise ValueError(f"gate.slices.required: {', '.join(unknown)} not among evaluation.slices ({shown})")
+        for rule in self.gate.fairness:
+            if rule.column not in slices:
+                raise ValueError(f"gate.fairness: {rule.column} is not among evaluation.slices ({shown})")
+            if rule.metric is not None and rule.metric not in metrics:
+                raise ValueError(f"gate.fairness: {rule.metric} not measured; evaluation measures {', '.join(metrics)}")
         return self

@@ -129,7 +129,66 @@ class NonInferiority(SpecPart):
     kind: Literal["non_inferiority"]
     margin: Annotated[float, Field(gt=0)]
     """Largest loss in the primary metric's own unit that is still acceptable."""
+    refresh_after_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """An equal but fresher model may replace a champion whose training data ends at least this many days before the
+    challenger's. A younger champion is replaced by a better one only (superiority with `min_effect` 0)."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class FalsePromotions(SpecPart):
+    """How many false promotions nightly testing may make over time: see `perennial.domain.sequential`."""
+
+    budget: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Largest probability of a promotion that is no improvement, within any stretch of `period_days`."""
+    period_days: Annotated[int, Field(ge=1, le=3650)] = 90
+
+
+class SliceRules(SpecPart):
+    """What has to hold for the primary metric within each value of each of `evaluation.slices`."""
+
+    margin: Annotated[float, Field(gt=0)]
+    """Largest loss against the champion, in the primary metric's own unit, that a slice may suffer (Holm over slices,
+    at the confidence of the gate's rule)."""
+    floor: float | None = None
+    """Limit on the challenger's primary metric in each slice: least value, or largest where lower is better."""
+    min_rows: Annotated[int, Field(ge=1)] = 100
+    """A slice with fewer rows is shown and not judged, unless it is `required`."""
+    required: Annotated[dict[str, Columns], Field(default_factory=dict)]
+    """Values by slice column that have to be there with at least `min_rows` rows: a missing one fails."""
+
+
+class FairnessRule(SpecPart):
+    """How far apart a metric may be between named groups: the largest less the smallest of the groups' values."""
+
+    column: Column
+    """One of `evaluation.slices`."""
+    groups: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
+    """Values of the column, as text. A group without rows fails."""
+    metric: str | None = None
+    """One of the evaluation's metrics; the primary one if left out."""
+    max_gap: Annotated[float | None, Field(ge=0)] = None
+    """Largest gap of the challenger."""
+    max_increase: Annotated[float | None, Field(ge=0)] = None
+    """Largest growth of the gap against the champion's, beyond chance."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> FairnessRule:
+        if self.max_gap is None and self.max_increase is None:
+            raise ValueError("needs max_gap, max_increase, or both")
+        return self
+
+
+class CostRules(SpecPart):
+    """Guardrails on what a challenger costs to serve; both models are measured in one process, taking turns."""
+
+    max_latency_p95_ms: Annotated[float | None, Field(gt=0)] = None
+    """95th percentile of the time for predicting one row."""
+    max_latency_ratio: Annotated[float | None, Field(gt=0)] = None
+    """The same, as a multiple of the champion's."""
+    max_size_mib: Annotated[float | None, Field(gt=0)] = None
+    """All files of the model."""
+    max_size_ratio: Annotated[float | None, Field(gt=0)] = None
+    """The same, as a multiple of the champion's."""
 
 
 class Gate(SpecPart):
@@ -140,17 +199,50 @@ class Gate(SpecPart):
     """Limit by metric: the least value where higher is better, the largest where lower is better."""
     min_rows: Annotated[int, Field(ge=1)] = 100
     """Least number of holdout rows."""
-    cluster_by: Column
-    """Rows that share this column's value are not independent; the bootstrap draws whole clusters."""
+    cluster_by: Column | None
+    """Rows that share this column's value are not independent; the bootstrap draws whole clusters. `null`, which has to
+    be written out, says that all rows are independent of each other."""
     min_clusters: Annotated[int, Field(ge=2)] = 5
+    """Least number of clusters; without `cluster_by` only `min_rows` counts."""
     replicates: Annotated[int, Field(ge=200, le=100_000)] = 2000
     """Bootstrap replicates."""
+    false_promotions: FalsePromotions | None = None
+    """Without it, the error of each single decision is bounded, that of many nights is not."""
+    slices: SliceRules | None = None
+    fairness: Annotated[tuple[FairnessRule, ...], Field(strict=False)] = ()
+    cost: CostRules | None = None
+    min_tenure: Duration = timedelta(0)
+    """How long a champion stays at least, from the `as_of` of the run that made it one."""
+    max_promotions_per_week: Annotated[int | None, Field(ge=1)] = None
+    """Within any seven days, by the runs' `as_of`."""
+    verdict_expires: Duration = timedelta(days=7)
+    """A PROMOTE older than this is not carried out any more."""
+
+    @field_validator("verdict_expires")
+    @classmethod
+    def _can_be_carried_out(cls, value: timedelta) -> timedelta:
+        if value <= timedelta(0):
+            raise ValueError("must be longer than 0s: no verdict could be carried out in time")
+        return value
 
 
 class Approval(SpecPart):
-    """Whether a person has to agree before a promotion. Only `required: false` is possible so far."""
+    """Whether a person has to agree before a promotion, and who may override the gate."""
 
-    required: Literal[False] = False
+    required: bool = False
+    approvers: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """User names of Airflow. Empty: everybody who may answer a task of the DAG."""
+    timeout: Duration = timedelta(hours=24)
+    """No answer by then is a No."""
+    break_glass: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """User names of those who may promote against the gate's verdict, with a reason, on record. Empty: nobody."""
+
+    @field_validator("timeout")
+    @classmethod
+    def _can_be_answered(cls, value: timedelta) -> timedelta:
+        if value < timedelta(minutes=1):
+            raise ValueError("must be at least 1m: nobody could answer in time")
+        return value
 
 
 class ScoringService(SpecPart):

@@ -5,37 +5,37 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from perennial.domain.bootstrap import BootstrapResult, paired_bootstrap
-from perennial.domain.evaluation import EvaluationResult, SliceResult
-from perennial.domain.fingerprint import canonical_json, digest_of, finite_or_none, sha256_of
-from perennial.domain.metrics import metric
+from perennial.domain.comparison import compare
+from perennial.domain.curves import calibration_curve, roc_curve
+from perennial.domain.evaluation import Curves, EvaluationResult
+from perennial.domain.fingerprint import canonical_json, digest_of, sha256_of
 from perennial.domain.references import EvaluationRef, ModelRef, SnapshotRef
-from perennial.domain.resampling import Codes
 from perennial.domain.run_request import RunRequest
+from perennial.domain.statistic import Paired
 from perennial.domain.times import format_time
+from perennial.errors import IntegrityError
 from perennial.json_objects import put_once, stored_object
-from perennial.ports import ModelRegistry, ObjectStore, RegisteredVersion
+from perennial.ports import ModelRegistry, ObjectStore
 from perennial.spec.model import ModelSpec
-from perennial.stages.frames import load_manifest
-from perennial.stages.holdout import Contender, Holdout, check_times, load_holdout
-from perennial.stages.judged_champion import judged_champion
-from perennial.stages.scoring import Loaded, Scores, load_champion, score_models
-
-if TYPE_CHECKING:
-    import pandas as pd
+from perennial.stages.costs import measure_costs
+from perennial.stages.frames import arrow_table, load_manifest
+from perennial.stages.holdout import Holdout
+from perennial.stages.judged_champion import JudgedChampion, judged_champion
+from perennial.stages.match import Glass, Match, score_match, set_up_match
+from perennial.stages.scoring import Loaded, Scores
+from perennial.stages.slices import coded, measure_fairness, measure_slices
+from perennial.stages.units import units_of
 
 _log = logging.getLogger(__name__)
-METHOD_VERSION: Final = 1
+METHOD_VERSION: Final = 2
 """Part of an evaluation's key: raise it when the same scores would give other figures."""
-MAX_SLICE_VALUES: Final = 200
-"""Values of one slice column that are reported, those with the most rows."""
 _PARQUET: Final = "application/vnd.apache.parquet"
-MISSING_VALUE: Final = "(missing)"
 
 
 def evaluate_models(
@@ -50,62 +50,76 @@ def evaluate_models(
 ) -> EvaluationRef:
     """Score both models on the snapshot's holdout; without a champion, the challenger alone.
 
-    The same snapshot, models, policy and seed give the same reference; what is stored already is not computed again.
-    A run that is repeated judges the champion that it met the first time, also if it has itself moved the alias since.
+    The same snapshot, models, policy and seed give the same reference; what is stored already is not computed again,
+    the latencies included. A run that is repeated judges the champion that it met the first time, also if it has itself
+    moved the alias since. A request that breaks the glass (who may is checked elsewhere) goes on where the comparison
+    is unfair or the champion unusable: see `perennial.stages.match`.
 
     Raises:
         UnfairComparisonError: the holdout is not newer than a training plus the embargo, a key is in common with one,
             or twice in the holdout, or a training's keys are not on record.
         ChampionUnusableError: the champion cannot be loaded or cannot score the holdout.
-        IntegrityError: the manifest's or a model's bytes are not the recorded ones.
+        IntegrityError: bytes of the manifest, of the holdout, of a model or of a stored evaluation are not the
+            recorded ones.
         NoDataError: no row in the holdout window.
     """
     manifest = load_manifest(store, snapshot)
     champion = judged_champion(request, challenger, store=store, root=root, registry=registry)
-    contenders = [Contender(title="challenger", model=challenger)]
-    if champion is not None:
-        contenders.append(Contender(title=f"champion version {champion.version}", model=champion.model))
-    check_times(spec, manifest.windows.holdout, contenders)
-    mine = Loaded(estimator=registry.load(challenger), features=spec.data.feature_columns)
-    theirs = None if champion is None else load_champion(spec, champion, registry, tuple(manifest.schema))
-    columns = tuple(dict.fromkeys((*spec.needed_columns, *(theirs.features if theirs is not None else ()))))
-    holdout = load_holdout(spec, manifest, columns, contenders, store=store, root=root)
-    key = _key(spec, holdout, challenger, champion)
+    glass = Glass(request)
+    match = set_up_match(
+        spec, snapshot, manifest, challenger, champion, glass, store=store, root=root, registry=registry
+    )
+    key = _key(spec, match.holdout, challenger, champion, broken=bool(request.break_glass))
     folder = f"{root}/evaluations/{spec.name}/{key}"
     if stored_object(store, f"{folder}/evaluation.json") is None:
-        version = champion.version if champion is not None else None
-        scores = score_models(spec, holdout.frame, mine, theirs, version)
-        result = _measure(spec, holdout, scores, challenger, champion, seed=int(key[:16], 16))
-        store.write(f"{folder}/scores.parquet", _scores_file(spec, holdout, scores), content_type=_PARQUET)
+        scores = score_match(spec, match, champion, glass)
+        result = _measure(spec, match, scores, challenger, champion, notes=glass.notes, seed=int(key[:16], 16))
+        store.write(f"{folder}/scores.parquet", _scores_file(spec, match.holdout, scores), content_type=_PARQUET)
         put_once(store, f"{folder}/evaluation.json", canonical_json(asdict(result)))
-    reference = _reference(store, folder)
+    reference = _reference(store, folder, match.holdout)
     _log.info("%s %s evaluate: %d rows, %s", spec.name, request.run_id, reference.rows, reference.uri)
     return reference
 
 
-def _key(spec: ModelSpec, holdout: Holdout, challenger: ModelRef, champion: RegisteredVersion | None) -> str:
+def _key(
+    spec: ModelSpec, holdout: Holdout, challenger: ModelRef, champion: JudgedChampion | None, *, broken: bool
+) -> str:
     """Names everything that the evaluation's content depends on."""
     return digest_of(
         {
             "method": METHOD_VERSION,
             "task": spec.task,
             "challenger": challenger.to_dict(),
-            "champion": None if champion is None else [champion.version, champion.model.to_dict()],
+            "champion": None if champion is None else [champion.version, _facts(champion.model)],
             "holdout": holdout.sha256,
             "label": spec.data.label_column,
             "features": list(spec.data.feature_columns),
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "gate": spec.gate.model_dump(mode="json"),
             "seed": spec.training.seed,
+            "break_glass": broken,
         }
     )[:32]
 
 
-def _reference(store: ObjectStore, folder: str) -> EvaluationRef:
-    """From what is stored: of two runs at once, the first one's file stays, and both refer to it."""
+def _facts(model: ModelRef | None) -> dict[str, Any] | None:
+    return None if model is None else model.to_dict()
+
+
+def _reference(store: ObjectStore, folder: str, holdout: Holdout) -> EvaluationRef:
+    """From what is stored: of two runs at once, the first one's file stays, and both refer to it.
+
+    Raises:
+        IntegrityError: what is stored is of another holdout.
+    """
     uri = f"{folder}/evaluation.json"
     content = store.read(uri)
     result = EvaluationResult.from_dict(json.loads(content))
+    if result.holdout_sha256 != holdout.sha256:
+        raise IntegrityError(
+            f"{uri} is of a holdout with sha256 {result.holdout_sha256}, the one just loaded has {holdout.sha256}; the "
+            f"evaluation was changed after it was made. Find out by whom, delete it, and start a new run"
+        )
     return EvaluationRef(
         uri=uri,
         sha256=sha256_of(content),
@@ -118,87 +132,81 @@ def _reference(store: ObjectStore, folder: str) -> EvaluationRef:
 
 def _measure(
     spec: ModelSpec,
-    holdout: Holdout,
+    match: Match,
     scores: Scores,
     challenger: ModelRef,
-    champion: RegisteredVersion | None,
+    champion: JudgedChampion | None,
     *,
+    notes: list[str],
     seed: int,
 ) -> EvaluationResult:
-    clusters = _clusters(holdout.frame[spec.gate.cluster_by])
+    frame, holdout = match.holdout.frame, match.holdout
+    column = spec.gate.cluster_by
+    clusters = None if column is None else coded(frame[column])
+    codes = None if clusters is None else clusters.codes
     confidence = 2 * spec.gate.rule.confidence - 1
-    results = paired_bootstrap(
+    pairs = compare(
         spec.evaluation.all_metrics,
         scores.labels,
         scores.challenger,
         scores.champion,
-        clusters,
+        codes,
         replicates=spec.gate.replicates,
-        confidence=confidence,
         seed=seed,
     )
-    notes = [*scores.notes, *_notes(results)]
-    if champion is not None and champion.model.digest == challenger.digest:
-        notes.append(f"The challenger is champion version {champion.version} itself: the same bytes.")
-    slices, left_out = _slices(spec, holdout.frame, scores)
+    slices = measure_slices(spec, frame, scores, codes, confidence=confidence, seed=seed)
+    costs, cost_notes = measure_costs(spec, frame, _compared(match, scores))
     return EvaluationResult(
         model=spec.name,
-        champion_version=champion.version if champion is not None else None,
-        rows=len(holdout.frame),
-        clusters=int(clusters.max()) + 1,
+        champion_version=None if champion is None else champion.version,
+        rows=len(frame),
+        clusters=len(frame) if clusters is None else len(clusters.texts),
         confidence=confidence,
-        comparisons={name: result.comparison for name, result in results.items()},
-        slices=tuple(slices),
+        comparisons={name: pair.comparison(name, confidence) for name, pair in pairs.items()},
+        slices=tuple(slices.results),
         holdout=(format_time(holdout.interval.start), format_time(holdout.interval.end)),
         holdout_sha256=holdout.sha256,
         challenger=challenger.to_dict(),
-        champion=champion.model.to_dict() if champion is not None else None,
-        defects=scores.defects,
-        notes=(*notes, *left_out),
+        champion=None if champion is None else _facts(champion.model),
+        defects=(*scores.defects, *slices.defects),
+        notes=(*notes, *scores.notes, *_notes(pairs), *_same(champion, challenger), *slices.notes, *cost_notes),
+        units=units_of(spec, frame, scores, clusters),
+        fairness=tuple(measure_fairness(spec, frame, scores, codes, confidence=confidence, seed=seed)),
+        costs=costs,
+        curves=_curves(spec, scores),
     )
 
 
-def _notes(results: dict[str, BootstrapResult]) -> list[str]:
+def _compared(match: Match, scores: Scores) -> dict[str, Loaded]:
+    """The models that have scores."""
+    models = {"challenger": match.challenger}
+    if scores.champion is not None and match.champion is not None:
+        models["champion"] = match.champion
+    return models
+
+
+def _notes(pairs: Mapping[str, Paired]) -> list[str]:
     return [
-        f"{name} is undefined in {result.undefined:,} of {result.replicates:,} bootstrap replicates."
-        for name, result in results.items()
-        if result.undefined
+        f"{name} is undefined in {pair.undefined:,} of {pair.replicates:,} bootstrap replicates."
+        for name, pair in pairs.items()
+        if pair.undefined
     ]
 
 
-def _clusters(column: pd.Series) -> Codes:
-    """Each row's cluster as 0..k-1, in the order of the values' text; missing values are a cluster of their own."""
-    return np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)[1]
+def _same(champion: JudgedChampion | None, challenger: ModelRef) -> list[str]:
+    if champion is None or champion.model is None or champion.model.digest != challenger.digest:
+        return []
+    return [f"The challenger is champion version {champion.version} itself: the same bytes."]
 
 
-def _slices(spec: ModelSpec, frame: pd.DataFrame, scores: Scores) -> tuple[list[SliceResult], list[str]]:
-    """The primary metric by slice, largest first, and a note about those left out."""
-    found, notes = [], []
-    for column in spec.evaluation.slices:
-        values = frame[column].astype(object).where(frame[column].notna(), MISSING_VALUE).astype(str)
-        rows_by_value = values.groupby(values).indices
-        by_size = sorted(rows_by_value.items(), key=lambda item: (-len(item[1]), item[0]))
-        for value, rows in by_size[:MAX_SLICE_VALUES]:
-            found.append(
-                SliceResult(
-                    column=column,
-                    value=str(value),
-                    rows=len(rows),
-                    challenger=_point(spec, scores.labels[rows], scores.challenger[rows]),
-                    champion=None
-                    if scores.champion is None
-                    else _point(spec, scores.labels[rows], scores.champion[rows]),
-                )
-            )
-        if len(by_size) > MAX_SLICE_VALUES:
-            notes.append(
-                f"Of {len(by_size):,} values of {column}, the {MAX_SLICE_VALUES} with the most rows are shown."
-            )
-    return found, notes
-
-
-def _point(spec: ModelSpec, labels: Any, scores: Any) -> float | None:
-    return finite_or_none(metric(spec.evaluation.primary, labels, scores))
+def _curves(spec: ModelSpec, scores: Scores) -> dict[str, Curves]:
+    if spec.task != "binary_classification":
+        return {}
+    return {
+        who: Curves(roc=roc_curve(scores.labels, given), calibration=calibration_curve(scores.labels, given))
+        for who, given in (("challenger", scores.challenger), ("champion", scores.champion))
+        if given is not None
+    }
 
 
 def _scores_file(spec: ModelSpec, holdout: Holdout, scores: Scores) -> bytes:
@@ -207,9 +215,9 @@ def _scores_file(spec: ModelSpec, holdout: Holdout, scores: Scores) -> bytes:
     import pyarrow.parquet as pq
 
     data = spec.data
-    names = (*data.key_columns, data.time_column, spec.gate.cluster_by, *spec.evaluation.slices, data.label_column)
-    table = pa.Table.from_pandas(holdout.frame[list(dict.fromkeys(names))], preserve_index=False)
-    table = table.replace_schema_metadata(None)
+    cluster = () if spec.gate.cluster_by is None else (spec.gate.cluster_by,)
+    names = (*data.key_columns, data.time_column, *cluster, *spec.evaluation.slices, data.label_column)
+    table = arrow_table(holdout.frame[list(dict.fromkeys(names))])
     for who, given in (("challenger", scores.challenger), ("champion", scores.champion)):
         if given is None:
             continue

@@ -83,6 +83,24 @@ def read_frame(
     return frame
 
 
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """The frame's columns without its index and pandas' notes; times keep their unit and zone.
+
+    `pa.Table.from_pandas` alone reads `Series.values`, which pandas is about to change for times with a zone.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    zoned = {name: kind for name, kind in frame.dtypes.items() if isinstance(kind, pd.DatetimeTZDtype)}
+    plain = frame.assign(**{str(name): frame[name].dt.tz_convert(None) for name in zoned})
+    table = pa.Table.from_pandas(plain, preserve_index=False).replace_schema_metadata(None)
+    types = [
+        pa.timestamp(zoned[field.name].unit, zoned[field.name].tz) if field.name in zoned else field.type
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(list(zip(table.column_names, types, strict=True))))
+
+
 def newest_time(store: ObjectStore, uri: str, size_bytes: int, *, time_column: str, until: datetime) -> datetime:
     """Time of a file's newest row at or before `until`.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perennial.domain.fingerprint import sha256_of
 from perennial.errors import UnfairComparisonError
 from perennial.ports import ObjectStore
 from perennial.spec.model import ModelSpec
@@ -35,13 +36,23 @@ def key_hashes(frame: pd.DataFrame, key_columns: Sequence[str]) -> Hashes:
     return np.asarray(pd.util.hash_pandas_object(keys, index=False), dtype=np.uint64)
 
 
+def digest_of_keys(hashes: Hashes) -> str:
+    """sha256 over the sorted hashes as little-endian 64-bit integers: (n,) in any order.
+
+    Of the hashes, not of their file: another release of the Parquet writer may give other bytes for the same keys.
+    """
+    return sha256_of(np.sort(hashes).astype("<u8").tobytes())
+
+
 def training_keys_uri(root: str, model: str, fingerprint: str) -> str:
     """Where the hashed keys of a training's rows lie."""
     return f"{root}/trainings/{model}/{fingerprint}.keys.parquet"
 
 
-def write_training_keys(store: ObjectStore, root: str, spec: ModelSpec, fingerprint: str, frame: pd.DataFrame) -> str:
-    """Keep the hashed keys of the rows a model is fitted on, sorted, and return their uri."""
+def write_training_keys(
+    store: ObjectStore, root: str, spec: ModelSpec, fingerprint: str, frame: pd.DataFrame
+) -> tuple[str, str]:
+    """Keep the hashed keys of the rows a model is fitted on, sorted; returns the file's uri and `digest_of_keys`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,7 +61,7 @@ def write_training_keys(store: ObjectStore, root: str, spec: ModelSpec, fingerpr
     pq.write_table(pa.table({COLUMN: pa.array(hashes, type=pa.uint64())}), sink, compression="zstd")
     uri = training_keys_uri(root, spec.name, fingerprint)
     store.write(uri, sink.getvalue(), content_type="application/vnd.apache.parquet")
-    return uri
+    return uri, digest_of_keys(hashes)
 
 
 def read_training_keys(store: ObjectStore, uri: str) -> Hashes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from perennial.ports import ExpectationResult
 from perennial.reports.expectation_words import label
+from perennial.stages.frames import arrow_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,7 @@ def quarantine_bytes(frame: pd.DataFrame, faults: Mapping[int, Sequence[str]]) -
     import pyarrow.parquet as pq
 
     rows = frame.iloc[list(faults)].assign(**{FAULTS_COLUMN: ["; ".join(names) for names in faults.values()]})
-    table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(arrow_table(rows), sink, compression="zstd")
     content: bytes = sink.getvalue().to_pybytes()
     return content

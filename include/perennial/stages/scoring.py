@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from perennial.domain.group_gaps import Positions
 from perennial.domain.metric_names import Task
 from perennial.domain.metrics import SUM_TOLERANCE, Floats
+from perennial.domain.references import ModelRef
 from perennial.domain.wording import counted
 from perennial.errors import ChampionUnusableError, IntegrityError, TerminalError, TransientError
-from perennial.ports import ModelRegistry, RegisteredVersion
+from perennial.ports import ModelRegistry
 from perennial.spec.model import ModelSpec
+from perennial.stages.judged_champion import JudgedChampion
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WAY_OUT: Final = (
-    "Move the alias `champion` to a version that works, or take it off, and the next challenger is judged by the "
-    "gate's floors alone"
+    "Go back to a version that works with `perennial rollback {model}`, or let somebody whom the spec names in "
+    "approval.break_glass promote the challenger without this comparison"
 )
 
 
@@ -30,6 +33,8 @@ class Loaded:
 
     estimator: Any
     features: tuple[str, ...]
+    size_bytes: int
+    """Of all the model's files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,29 +49,53 @@ class Scores:
     defects: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def of(self, rows: Positions) -> Scores:
+        """Those of some rows, by position."""
+        champion = None if self.champion is None else self.champion[rows]
+        return replace(self, labels=self.labels[rows], challenger=self.challenger[rows], champion=champion)
 
-def load_champion(
-    spec: ModelSpec, champion: RegisteredVersion, registry: ModelRegistry, columns: Sequence[str]
-) -> Loaded:
+
+def load_challenger(spec: ModelSpec, challenger: ModelRef, registry: ModelRegistry) -> Loaded:
+    """The challenger, with the spec's columns.
+
+    Raises:
+        IntegrityError: its bytes are not those that were recorded.
+    """
+    opened = registry.open_model(challenger)
+    return Loaded(estimator=opened.estimator, features=spec.data.feature_columns, size_bytes=opened.size_bytes)
+
+
+def load_champion(spec: ModelSpec, champion: JudgedChampion, registry: ModelRegistry, columns: Sequence[str]) -> Loaded:
     """The champion, with the columns it was itself trained on.
 
     Args:
         spec: the model's.
-        champion: the registered version.
+        champion: the version that is judged.
         registry: holds it.
         columns: that the data has.
 
     Raises:
-        ChampionUnusableError: it cannot be loaded, or the data lacks a column that it needs.
+        ChampionUnusableError: Perennial does not know it, it cannot be loaded, or the data lacks a column of its own.
         IntegrityError: its bytes are not those that were recorded.
     """
+    if champion.model is None:
+        raise ChampionUnusableError(champion.problem)
     try:
-        estimator = registry.load(champion.model)
-    except (IntegrityError, TransientError):
+        opened = registry.open_model(champion.model)
+    except TransientError:
         raise
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"{spec.name}: champion version {champion.version} was changed after its training: {error}. Restore its "
+            f"files, or go back to a version that is intact with `perennial rollback {spec.name}`; nobody may override "
+            f"this"
+        ) from error
+    except ImportError as error:
+        what = f"needs a package that is not installed here ({_said(error)}); install it"
+        raise _unusable(spec, champion.version, what) from error
     except Exception as error:  # unpickling runs whatever the model's libraries do
-        raise _unusable(spec, champion.version, f"cannot be loaded: {type(error).__name__}: {error}") from error
-    named = getattr(estimator, "feature_names_in_", None)
+        raise _unusable(spec, champion.version, f"cannot be loaded: {_said(error)}") from error
+    named = getattr(opened.estimator, "feature_names_in_", None)
     features = spec.data.feature_columns if named is None else tuple(str(name) for name in named)
     missing = [name for name in features if name not in columns]
     if missing:
@@ -75,7 +104,7 @@ def load_champion(
             champion.version,
             f"needs the column {', '.join(missing)}, and the data has {', '.join(sorted(columns))}",
         )
-    return Loaded(estimator=estimator, features=features)
+    return Loaded(estimator=opened.estimator, features=features, size_bytes=opened.size_bytes)
 
 
 def score_models(
@@ -191,7 +220,7 @@ def _defects(task: Task, scores: Floats, who: str) -> Iterator[str]:
 
 
 def _unusable(spec: ModelSpec, version: str, what: str) -> ChampionUnusableError:
-    return ChampionUnusableError(f"{spec.name}: champion version {version} {what}. {WAY_OUT}")
+    return ChampionUnusableError(f"{spec.name}: champion version {version} {what}. {WAY_OUT.format(model=spec.name)}")
 
 
 def _said(error: Exception) -> str:

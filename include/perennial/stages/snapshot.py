@@ -18,7 +18,7 @@ from perennial.domain.references import SnapshotRef
 from perennial.domain.run_request import RunRequest, training_params
 from perennial.domain.snapshot_plan import LandedFile, SnapshotPlan, plan_snapshot, straddling
 from perennial.domain.times import format_time
-from perennial.errors import LedgerConflictError, RequestError
+from perennial.errors import RequestError
 from perennial.ledger import Ledger
 from perennial.ports import Clock, ModelRegistry, ObjectStore
 from perennial.spec.model import ModelSpec
@@ -189,7 +189,8 @@ def _judged_before(
     spec: ModelSpec, request: RunRequest, manifest: Manifest, ledger: Ledger, fingerprint: str, policy: str
 ) -> LedgerEntry | None:
     # Files that were refused have to be told by validate, if the spec wants to hear of them.
-    if request.force or (manifest.refused and spec.data.on_refused_file == "fail"):
+    # Who breaks the glass wants a promotion, also of what was judged before.
+    if request.force or request.break_glass or (manifest.refused and spec.data.on_refused_file == "fail"):
         return None
     earlier = ledger.judged(spec.name, fingerprint, policy)
     # A run whose stages are repeated finds its own decision; that is no reason to stop it.
@@ -225,11 +226,7 @@ def _record_nothing_new(
         page_uri=earlier.page_uri,
         references={"snapshot": ref.to_dict()},
     )
-    try:
-        ledger.append(entry)
-    except LedgerConflictError:
-        # Between two tries another run judged or promoted something: the first try's record stands.
-        _log.warning("%s %s snapshot: this was recorded under another champion", request.model, request.run_id)
+    ledger.append(entry)
     _log.info("%s %s snapshot: %s", request.model, request.run_id, summary)
 
 

@@ -61,7 +61,7 @@ def train_challenger(
     columns = tuple(dict.fromkeys((*spec.data.key_columns, spec.data.time_column, *_learned_columns(spec))))
     frame = read_frame(store, manifest, columns, window, time_column=spec.data.time_column)
     _check(spec, frame, str(window))
-    write_training_keys(store, root, spec, fingerprint, frame)
+    _, keys_sha256 = write_training_keys(store, root, spec, fingerprint, frame)
     estimator = _fit(spec, build_estimator(spec, params, import_roots), frame)
     example = frame[list(spec.data.feature_columns)].head(_EXAMPLE_ROWS)
     return registry.log_training(
@@ -86,6 +86,7 @@ def train_challenger(
             dataset_sha256=snapshot.sha256,
             dataset_rows=len(frame),
             fingerprint=fingerprint,
+            keys_sha256=keys_sha256,
             training_start=window.start,
             training_end=window.end,
             trusted_types=spec.training.trusted_types,

@@ -21,7 +21,7 @@ from perennial.domain.manifest import Manifest
 from perennial.domain.references import SnapshotRef, ValidationRef
 from perennial.domain.run_request import RunRequest
 from perennial.domain.times import format_time
-from perennial.errors import BadDataError, IntegrityError, LedgerConflictError, SpecError
+from perennial.errors import BadDataError, IntegrityError, SpecError
 from perennial.ledger import Ledger
 from perennial.ports import Clock, ExpectationResult, ModelRegistry, ObjectStore, Validator
 from perennial.reports.expectation_words import expected, found, label
@@ -57,6 +57,8 @@ def validate_data(
 ) -> ValidationRef:
     """The published result of checking the snapshot's windows; returned only if the data passed.
 
+    Or if the glass is broken: that run goes on with data that was refused, with its evidence published all the same.
+
     Raises:
         BadDataError: some expectation failed. Result, page and rows at fault were published, the refusal recorded.
         SpecError: the suite is not a valid suite.
@@ -82,6 +84,17 @@ def validate_data(
         failed=len(result.failed),
         quarantine_uri=result.quarantine_uri,
     )
+    if not result.success and request.break_glass:
+        _log.warning(
+            "%s %s validate: %s broke the glass (%s): going on with data that was refused. %s Page: %s",
+            spec.name,
+            request.run_id,
+            request.requested_by,
+            request.break_glass,
+            _summary(result),
+            reference.page_uri,
+        )
+        return reference
     if not result.success:
         _record_refusal(spec, request, snapshot, reference, result, ledger, registry, clock)
         raise BadDataError(_message(reference, result), page_uri=reference.page_uri)
@@ -267,11 +280,7 @@ def _record_refusal(
         page_uri=reference.page_uri,
         references={ref.kind: ref.to_dict() for ref in (snapshot, reference)},
     )
-    try:
-        ledger.append(entry)
-    except LedgerConflictError:
-        # Only the champion can differ, if another run promoted between two tries: the first try's record stands.
-        _log.warning("%s %s validate: this refusal was recorded under another champion", spec.name, request.run_id)
+    ledger.append(entry)
 
 
 def _summary(result: ValidationResult) -> str:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from perennial.domain.fingerprint import sha256_of
+from perennial.domain.artifact import ArtifactFile, check_files, digest_of_artifact, record_of, size_of_artifact
 from perennial.domain.references import ModelRef
-from perennial.errors import IntegrityError, NotFoundError
-from perennial.ports import FittedTraining, RegisteredVersion
+from perennial.errors import ChampionUnusableError, NotFoundError
+from perennial.ports import FittedTraining, LoadedModel, RegisteredVersion
+
+MODEL_FILE: Final = "model.pkl"
+_EXAMPLE_FILE: Final = "input_example.pkl"
+_LOCK: Final = threading.Lock()  # of the module, so that a registry can be copied
+
+
+@dataclass(slots=True)
+class _Version:
+    model: ModelRef | None
+    """None: registered by hand."""
+    tags: dict[str, str] = field(default_factory=dict)
+    description: str = ""
 
 
 class MemoryRegistry:
@@ -21,9 +34,13 @@ class MemoryRegistry:
         """Everything that was logged, oldest first."""
         self.annotations: dict[str, dict[str, Any]] = {}
         """Metrics and tags by run id."""
-        self._files: dict[str, bytes] = {}
+        self.texts: dict[str, dict[str, str]] = {}
+        """Text files by run id and path."""
+        self.files: dict[str, dict[str, bytes]] = {}
+        """Files of each model by uri and path; a test may change them."""
+        self._records: dict[str, str] = {}
         self._by_fingerprint: dict[tuple[str, str], ModelRef] = {}
-        self._versions: dict[str, list[ModelRef]] = {}
+        self._versions: dict[str, dict[str, _Version]] = {}
         self._aliases: dict[tuple[str, str], str] = {}
 
     def find_training(self, model: str, fingerprint: str) -> ModelRef | None:
@@ -32,69 +49,121 @@ class MemoryRegistry:
 
     def log_training(self, training: FittedTraining) -> ModelRef:
         """Keep it."""
-        self.trainings.append(training)
-        number = len(self.trainings)
-        content = pickle.dumps(training.estimator)
+        with _LOCK:
+            self.trainings.append(training)
+            number = len(self.trainings)
         uri = f"models:/m-{number}"
-        self._files[uri] = content
+        self.files[uri] = {
+            "MLmodel": f"model_id: m-{number}".encode(),  # as MLflow: two trainings never have the same digest
+            MODEL_FILE: pickle.dumps(training.estimator),
+            _EXAMPLE_FILE: pickle.dumps(training.input_example),
+        }
+        files = {path: ArtifactFile.of(content) for path, content in self.files[uri].items()}
+        self._records[uri] = record_of(files)
         reference = ModelRef(
             model_uri=uri,
             run_id=f"run-{number}",
-            digest=sha256_of(content + str(number).encode()),
+            digest=digest_of_artifact(files),
             fingerprint=training.fingerprint,
             snapshot_sha256=training.dataset_sha256,
             training_start=training.training_start,
             training_end=training.training_end,
+            keys_sha256=training.keys_sha256,
         )
         return self._by_fingerprint.setdefault((training.model, training.fingerprint), reference)
 
     def load(self, model: ModelRef) -> Any:
-        """The estimator, if its bytes are the recorded ones."""
-        if model.model_uri not in self._files:
+        """The fitted estimator alone."""
+        return self.open_model(model).estimator
+
+    def open_model(self, model: ModelRef) -> LoadedModel:
+        """The model, if its bytes are the recorded ones."""
+        if model.model_uri not in self.files:
             raise NotFoundError(f"no model {model.model_uri}")
-        content = self._files[model.model_uri]
-        number = model.model_uri.removeprefix("models:/m-")
-        if sha256_of(content + number.encode()) != model.digest:
-            raise IntegrityError(f"the bytes of {model.model_uri} differ from the recorded digest {model.digest}")
-        return pickle.loads(content)  # noqa: S301 - this process pickled it
+        contents = self.files[model.model_uri]
+        found = {path: ArtifactFile.of(content) for path, content in contents.items()}
+        check_files(model, found, self._records[model.model_uri])
+        return LoadedModel(
+            estimator=pickle.loads(contents[MODEL_FILE]),  # noqa: S301 - this process pickled it
+            input_example=pickle.loads(contents[_EXAMPLE_FILE]),  # noqa: S301 - as above
+            size_bytes=size_of_artifact(found),
+        )
 
     def corrupt(self, model_uri: str) -> None:
-        """Change a byte of the stored model, for tests."""
-        self._files[model_uri] += b"?"
+        """Add a byte to the stored estimator, for tests."""
+        self.files[model_uri][MODEL_FILE] += b"?"
 
     def champion(self, model: str) -> RegisteredVersion | None:
         """The version behind the alias `champion`."""
-        version = self._aliases.get((model, "champion"))
-        if version is None:
-            return None
-        return RegisteredVersion(name=model, version=version, model=self._versions[model][int(version) - 1])
+        version = self.champion_version(model)
+        return None if version is None else self.version(model, version)
 
     def champion_version(self, model: str) -> str | None:
         """The version behind the alias `champion`."""
         return self._aliases.get((model, "champion"))
 
-    def register(self, model: str, trained: ModelRef, tags: Mapping[str, str]) -> str:  # noqa: ARG002 - kept nowhere
+    def register(self, model: str, trained: ModelRef, tags: Mapping[str, str], *, description: str = "") -> str:
         """Idempotent on the digest."""
-        versions = self._versions.setdefault(model, [])
-        for number, known in enumerate(versions, start=1):
-            if known.digest == trained.digest:
-                return str(number)
-        versions.append(replace(trained))
-        return str(len(versions))
+        fields = {f"perennial.{name}": str(value) for name, value in trained.to_dict().items() if name != "kind"}
+        with _LOCK:
+            for number, known in self._versions.get(model, {}).items():
+                if known.model is not None and known.model.digest == trained.digest:
+                    known.description = known.description or description
+                    return number
+            return self._append(model, _Version(trained, {**fields, **tags}, description))
+
+    def register_by_hand(self, model: str) -> str:
+        """A version as somebody makes it in MLflow's UI, without anything that Perennial knows of it; for tests."""
+        with _LOCK:
+            return self._append(model, _Version(None))
+
+    def _append(self, model: str, version: _Version) -> str:
+        versions = self._versions.setdefault(model, {})
+        number = str(len(versions) + 1)
+        versions[number] = version
+        return number
+
+    def version(self, model: str, version: str) -> RegisteredVersion:
+        """One version."""
+        found = self._version(model, version)
+        if found.model is None:
+            raise ChampionUnusableError(f"version {version} of {model} cannot be used: Perennial did not register it")
+        return RegisteredVersion(name=model, version=version, model=found.model)
 
     def versions(self, model: str) -> list[ModelRef]:
-        """All registered versions, oldest first."""
-        return list(self._versions.get(model, ()))
+        """What Perennial registered, oldest first."""
+        return [version.model for version in self._versions.get(model, {}).values() if version.model is not None]
+
+    def version_tags(self, model: str) -> Mapping[str, Mapping[str, str]]:
+        """By version, oldest first."""
+        return {number: dict(version.tags) for number, version in self._versions.get(model, {}).items()}
+
+    def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._version(model, version).tags.update(tags)
+
+    def description(self, model: str, version: str) -> str:
+        """What was registered with the version."""
+        return self._version(model, version).description
+
+    def _version(self, model: str, version: str) -> _Version:
+        try:
+            return self._versions[model][version]
+        except KeyError as error:
+            raise NotFoundError(f"{model} has no version {version}") from error
 
     def point_alias(self, model: str, alias: str, version: str) -> None:
         """Last writer wins, as in MLflow."""
-        if not 1 <= int(version) <= len(self._versions.get(model, ())):
-            raise NotFoundError(f"{model} has no version {version}")
+        self._version(model, version)
         self._aliases[(model, alias)] = version
 
     def annotate(self, run_id: str, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Keep metrics and tags."""
         self.annotations.setdefault(run_id, {}).update({**metrics, **tags})
+
+    def log_text(self, run_id: str, path: str, text: str) -> None:
+        """Keep it; the same path again replaces it."""
+        self.texts.setdefault(run_id, {})[path] = text
 
     def run_url(self, run_id: str) -> str:
         """A made-up page."""

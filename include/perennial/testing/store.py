@@ -38,7 +38,9 @@ class FolderStore:
         """Every object below the prefix, by key."""
         bucket, prefix = self._split(prefix_uri)
         top = self._bucket(bucket)
-        keys = [path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file()]
+        # Only the folder that the prefix names, so that a listing costs what it lists.
+        folder = top / prefix.rpartition("/")[0]
+        keys = [path.relative_to(top).as_posix() for path in folder.rglob("*") if path.is_file()]
         for key in sorted(keys, key=str.encode):
             info = self.head(f"s3://{bucket}/{key}") if key.startswith(prefix) else None
             if info is not None:
@@ -58,9 +60,12 @@ class FolderStore:
 
     def read(self, uri: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The object's bytes [start, end), fewer if it ends before."""
-        with self._existing(uri).open("rb") as stream:
-            stream.seek(start)
-            return stream.read() if end is None else stream.read(max(0, end - start))
+        try:
+            with self._path(uri).open("rb") as stream:
+                stream.seek(start)
+                return stream.read() if end is None else stream.read(max(0, end - start))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise _missing(uri) from None  # no look beforehand: others delete meanwhile
 
     def write(self, uri: str, content: bytes, *, content_type: str, if_absent: bool = False) -> bool:
         """Put the object; atomic, also with `if_absent`."""
@@ -78,6 +83,13 @@ class FolderStore:
         finally:
             os.unlink(stream.name)
         return True
+
+    def delete(self, uri: str) -> None:
+        """Remove the object's file, if it is there."""
+        self._bucket(self._split(uri)[0])
+        path = self._path(uri)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
     def download(self, uri: str, path: Path) -> ObjectInfo:
         """Copy the object into a local file, and tell the facts of the bytes copied."""

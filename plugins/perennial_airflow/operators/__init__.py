@@ -1,13 +1,17 @@
 """One operator a stage."""
 
+from perennial_airflow.operators.approval import ApproveOperator
 from perennial_airflow.operators.data import SnapshotOperator, ValidateOperator
 from perennial_airflow.operators.promotion import DecideOperator, PromoteOperator
+from perennial_airflow.operators.rollback import RollbackOperator
 from perennial_airflow.operators.training import EvaluateOperator, TrainModelOperator
 
 __all__ = [
+    "ApproveOperator",
     "DecideOperator",
     "EvaluateOperator",
     "PromoteOperator",
+    "RollbackOperator",
     "SnapshotOperator",
     "TrainModelOperator",
     "ValidateOperator",

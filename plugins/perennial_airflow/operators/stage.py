@@ -1,4 +1,4 @@
-"""What the six operators have in common."""
+"""What the operators have in common."""
 
 from __future__ import annotations
 
@@ -57,13 +57,26 @@ class StageOperator(BaseOperator):
         Raises:
             SpecError, UnknownModelError: the spec is not usable (any more).
             RequestError: the run was asked for with values that are not allowed.
+            NotAllowedError: the run was asked to override the gate by somebody who may not.
+        """
+        from perennial.domain.run_request import require_break_glass_allowed
+
+        runtime, spec = self.world()
+        request = run_request(self.model, context)
+        require_break_glass_allowed(spec, request)  # at the first task, not after hours of training
+        self.log.info("%s, run %s: %s as of %s", self.model, request.run_id, self.task_id, request.as_of.isoformat())
+        return StageRun(runtime=runtime, spec=spec, request=request)
+
+    def world(self) -> tuple[Runtime, ModelSpec]:
+        """Runtime and spec.
+
+        Raises:
+            SpecError, UnknownModelError: the spec is not usable (any more).
         """
         from perennial.spec import load_model
 
         runtime = PerennialHook(s3_conn_id=self.s3_conn_id, mlflow_conn_id=self.mlflow_conn_id).runtime()
-        request = run_request(self.model, context)
-        self.log.info("%s, run %s: %s as of %s", self.model, request.run_id, self.task_id, request.as_of.isoformat())
-        return StageRun(runtime=runtime, spec=load_model(runtime.specs, self.model), request=request)
+        return runtime, load_model(runtime.specs, self.model)
 
     def given(self, kind: type[R], value: Any) -> R:
         """A reference that an earlier task left in XCom.

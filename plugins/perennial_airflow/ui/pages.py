@@ -14,11 +14,12 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Response
 
+from perennial.addresses import PAGE_KINDS
 from perennial.errors import NotFoundError, PerennialError, TransientError
 from perennial.ports import ObjectStore
 from perennial.settings import load_settings
 from perennial_airflow.hooks.runtime import PerennialHook
-from perennial_airflow.links import DAG_ID_PATTERN, PAGE_KINDS
+from perennial_airflow.links import DAG_ID_PATTERN
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def page(
         HTTPException: 404 there is no such page, 502 the store refuses, 503 the store does not answer.
     """
     match = DAG_ID_PATTERN.fullmatch(dag_id)
-    if match is None or kind not in PAGE_KINDS or not _REST.fullmatch(rest):
+    if match is None or match[2] != "retrain" or kind not in PAGE_KINDS or not _REST.fullmatch(rest):
         raise HTTPException(404, "no such page")
     uri = f"{load_settings().store}/{kind}/{match[1]}/{rest}"
     try:

@@ -27,6 +27,7 @@ DUE = datetime(2026, 1, 1, 2, tzinfo=UTC)
 class FakeTaskInstance:
     """Keeps what is pushed."""
 
+    id: str = "ti-1"
     map_index: int = -1
     pushed: dict[str, Any] = field(default_factory=dict)
 
@@ -49,7 +50,14 @@ def make_dag_run(**changes: Any) -> SimpleNamespace:
 
 def make_context(task: Any = None, *, params: dict[str, Any] | None = None, **run: Any) -> dict[str, Any]:
     """A task's context."""
-    return {"ti": FakeTaskInstance(), "task": task, "dag_run": make_dag_run(**run), "params": params or {}}
+    ti = FakeTaskInstance()
+    return {
+        "ti": ti,
+        "task_instance": ti,
+        "task": task,
+        "dag_run": make_dag_run(**run),
+        "params": params or {},
+    }
 
 
 @pytest.fixture

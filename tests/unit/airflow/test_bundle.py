@@ -33,6 +33,11 @@ def declare(specs: Path, name: str, suffix: str = ".yaml", **changes: Any) -> Pa
     return path
 
 
+def both(*models: str) -> set[str]:
+    """Ids of the DAGs that each model has."""
+    return {f"perennial__{model}__{what}" for model in models for what in ("retrain", "rollback")}
+
+
 def make_bundle(specs: Path, **changes: Any) -> SpecBundle:
     return SpecBundle(name="perennial", specs=str(specs), **{"shards": 4, **changes})
 
@@ -54,14 +59,14 @@ def everything(bundle: SpecBundle) -> tuple[set[str], dict[str, str]]:
     return set().union(*(dags for dags, _ in found)), {k: v for _, errors in found for k, v in errors.items()}
 
 
-def test_every_spec_becomes_a_dag_of_a_file_that_airflow_finds(specs: Path) -> None:
+def test_every_spec_becomes_two_dags_of_a_file_that_airflow_finds(specs: Path) -> None:
     for number in range(20):
         declare(specs, f"m{number}")
     bundle = make_bundle(specs)
     bundle.refresh()
     found = {Path(path).name for path in list_py_file_paths(bundle.path, safe_mode=True)}
     assert found == files(bundle)
-    assert everything(bundle) == ({f"perennial__m{number}__retrain" for number in range(20)}, {})
+    assert everything(bundle) == (both(*(f"m{number}" for number in range(20))), {})
 
 
 def test_broken_spec_is_an_error_of_its_own_file_and_names_every_problem(specs: Path) -> None:
@@ -71,7 +76,7 @@ def test_broken_spec_is_an_error_of_its_own_file_and_names_every_problem(specs: 
     bundle.refresh()
     assert files(bundle) == {"shard_000.py", "bad.yaml.py"}
     dags, errors = everything(bundle)
-    assert dags == {"perennial__good__retrain"}
+    assert dags == both("good")
     [(file, message)] = errors.items()
     assert file == "bad.yaml.py"
     assert "bad.yaml: owner = ''" in message
@@ -97,19 +102,19 @@ def test_mistake_is_named_and_leaves_the_others_alone(
     bundle = make_bundle(specs, shards=1)
     bundle.refresh()
     dags, errors = everything(bundle)
-    assert dags == {"perennial__good__retrain"}
+    assert dags == both("good")
     assert list(errors) == ["m.yaml.py"]
     assert named in errors["m.yaml.py"]
     assert "hush" not in errors["m.yaml.py"]
 
 
-def test_model_declared_twice_keeps_one_dag_and_shows_the_other_file(specs: Path) -> None:
+def test_model_declared_twice_keeps_its_dags_and_shows_the_other_file(specs: Path) -> None:
     declare(specs, "m")
     declare(specs, "m", suffix=".yml")
     bundle = make_bundle(specs)
     bundle.refresh()
     dags, errors = everything(bundle)
-    assert dags == {"perennial__m__retrain"}
+    assert dags == both("m")
     assert list(errors) == ["m.yml.py"]
     assert "already declared by m.yaml" in errors["m.yml.py"]
 
@@ -123,7 +128,7 @@ def test_mended_added_and_removed_specs_show_at_the_next_refresh(specs: Path) ->
     declare(specs, "c")
     (specs / "b.yaml").unlink()
     bundle.refresh()
-    assert everything(bundle) == ({"perennial__a__retrain", "perennial__c__retrain"}, {})
+    assert everything(bundle) == (both("a", "c"), {})
 
 
 def test_suite_that_appears_later_mends_its_spec(specs: Path) -> None:
@@ -133,7 +138,7 @@ def test_suite_that_appears_later_mends_its_spec(specs: Path) -> None:
     assert files(bundle) == {"m.yaml.py"}
     shutil.copy(specs / "toy.json", specs / "late.json")
     bundle.refresh()
-    assert everything(bundle) == ({"perennial__m__retrain"}, {})
+    assert everything(bundle) == (both("m"), {})
     (specs / "late.json").write_text("no json", encoding="utf-8")
     bundle.refresh()
     assert files(bundle) == {"m.yaml.py"}
@@ -170,7 +175,7 @@ def test_worker_with_an_empty_disk_finds_any_models_shard(specs: Path) -> None:
     shutil.rmtree(processor.path)
     worker = make_bundle(specs)
     worker.initialize()
-    assert parsed(worker, shard) == ({"perennial__m__retrain"}, {})
+    assert parsed(worker, shard) == (both("m"), {})
 
 
 def test_worker_does_not_look_at_the_specs(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +187,8 @@ def test_worker_does_not_look_at_the_specs(specs: Path, monkeypatch: pytest.Monk
     assert len(files(bundle)) == 4
 
 
-def test_tasks_process_reads_its_own_models_spec_only(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["retrain", "rollback"])
+def test_tasks_process_reads_its_own_models_spec_only(specs: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     declare(specs, "mine")
     declare(specs, "other")
     bundle = make_bundle(specs, shards=1)
@@ -196,8 +202,8 @@ def test_tasks_process_reads_its_own_models_spec_only(specs: Path, monkeypatch: 
         return load_spec(path)
 
     monkeypatch.setattr("perennial_airflow.dag_factory.load_spec", load)
-    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "perennial__mine__retrain")
-    assert parsed(bundle, "shard_000.py") == ({"perennial__mine__retrain"}, {})
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", f"perennial__mine__{what}")
+    assert parsed(bundle, "shard_000.py") == (both("mine"), {})
     assert read == ["mine.yaml"]
 
 
@@ -211,7 +217,7 @@ def test_refreshes_at_the_same_time_leave_whole_files(specs: Path) -> None:
     for thread in threads:
         thread.join()
     dags, errors = everything(bundles[0])
-    assert len(dags) == 10
+    assert dags == both(*(f"m{number}" for number in range(10)))
     assert errors == {}
     assert not list(bundles[0].path.glob("*.new"))
 

@@ -10,54 +10,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from perennial.domain.references import DecisionRef, PromotionRef, SnapshotRef
 from perennial.errors import StoreUnavailableError
-from perennial.spec import load_spec
 from perennial_airflow import links
-from perennial_airflow.dag_factory import build_dag
-from tests.unit.airflow.conftest import FakeTaskInstance, make_context
+from tests.unit.airflow.running import ORDER, Run
 from tests.unit.core.world import World, day_frame
 
 pytestmark = pytest.mark.airflow
-ORDER = ("snapshot_data", "validate_data", "train_challenger", "evaluate_on_holdout", "decide", "promote_if_better")
-FIELDS = {
-    "snapshot": "snapshot_data",
-    "challenger": "train_challenger",
-    "evaluation": "evaluate_on_holdout",
-    "decision": "decide",
-}
-
-
-class Run:
-    """Runs the DAG's tasks by hand, one after the other, as Airflow would hand them their references."""
-
-    def __init__(self, world: World, run_id: str = "manual__1", **params: Any) -> None:
-        self.dag = build_dag(load_spec(world.specs / "toy.yaml"))
-        self.returned: dict[str, Any] = {}
-        self.pushed: dict[str, dict[str, Any]] = {}
-        self.run_id = run_id
-        self.params = params
-
-    def task(self, task_id: str) -> Any:
-        task = self.dag.get_task(task_id).prepare_for_execution()
-        context = make_context(task, run_id=self.run_id, params=self.params)
-        ti: FakeTaskInstance = context["ti"]
-        self.pushed[task_id] = ti.pushed
-        for name in task.template_fields:
-            setattr(task, name, self.returned.get(FIELDS[name]))
-        try:
-            self.returned[task_id] = task.execute(context)
-        finally:
-            self.returned.setdefault(task_id, ti.pushed.get("return_value"))
-        return self.returned[task_id]
-
-    def tasks(self, until: str) -> Any:
-        for task_id in ORDER[: ORDER.index(until) + 1]:
-            self.task(task_id)
-        return self.returned[until]
-
-
-@pytest.fixture(autouse=True)
-def run_outside_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow.sdk.bases.operator.ExecutorSafeguard.test_mode", False, raising=False)
 
 
 def test_good_first_challenger_goes_all_the_way(world: World) -> None:
@@ -66,8 +23,9 @@ def test_good_first_challenger_goes_all_the_way(world: World) -> None:
     promotion = PromotionRef.from_dict(run.tasks("promote_if_better"))
     assert promotion.promoted
     assert world.registry.champion("toy") is not None
-    [entry] = world.runtime.ledger.entries("toy")
-    assert entry.request["requested_by"] == "ada"
+    decided, promoted = world.runtime.ledger.entries("toy")
+    assert (decided.kind, promoted.kind) == ("decision", "promotion")
+    assert promoted.request["requested_by"] == "ada"
 
 
 def test_each_stage_puts_its_page_behind_its_button(world: World) -> None:
@@ -110,7 +68,9 @@ def test_challenger_that_is_not_better_leaves_promotion_skipped_and_recorded(wor
         run.task("promote_if_better")
     assert decision.verdict in str(caught.value)
     assert not PromotionRef.from_dict(run.returned["promote_if_better"]).promoted
-    assert sorted(entry.promoted for entry in world.runtime.ledger.entries("toy")) == [False, True]
+    entries = world.runtime.ledger.entries("toy")
+    assert [entry.kind for entry in entries] == ["decision", "promotion", "decision"]
+    assert "stays version 1" in str(caught.value)
 
 
 def test_bad_data_fails_at_once_with_the_report_behind_its_button(world: World) -> None:

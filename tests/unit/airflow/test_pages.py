@@ -63,6 +63,7 @@ def test_page_is_served_to_whoever_may_read_the_dag(client: TestClient, kind: st
         f"/ui/{DAG}/decisions/abc/page.html%00",
         f"/ui/{DAG}/decisions/abc%0a/page.html",
         f"/ui/{DAG}/decisions/a/b/c/d/e/page.html",
+        "/ui/perennial__toy__rollback/decisions/abc/page.html",
         "/ui/some_other_dag/decisions/abc/page.html",
         "/ui/perennial__../decisions__retrain/decisions/abc/page.html",
         "/docs",

@@ -37,7 +37,9 @@ def test_conf_counts_where_the_form_is_empty() -> None:
 
 @pytest.mark.parametrize("conf", [{"asof": "2013-07-01"}, {"as_of": "2013-07-01", "Force": True}])
 def test_key_that_is_not_known_is_refused_with_those_that_are(conf: dict[str, object]) -> None:
-    with pytest.raises(RequestError, match=r"conf has (asof|Force), .* may have reason, as_of, force, params"):
+    with pytest.raises(
+        RequestError, match=r"conf has (asof|Force), .* may have reason, as_of, force, params, break_glass"
+    ):
         run_request("toy", make_context(conf=conf))
 
 
@@ -83,3 +85,19 @@ def test_form_left_empty_asks_for_nothing() -> None:
     empty = {"reason": None, "as_of": None, "force": False, "params": {}}
     request = run_request("toy", make_context(params=empty, conf=empty))
     assert (request.reason, request.force, dict(request.params)) == ("", False, {})
+
+
+def test_break_glass_takes_the_reason_and_judges_again() -> None:
+    request = run_request("toy", make_context(params={"break_glass": " the old one is down "}))
+    assert (request.break_glass, request.force, request.requested_by) == ("the old one is down", True, "ada")
+
+
+@pytest.mark.parametrize("where", ["params", "conf"])
+def test_break_glass_without_a_reason_is_refused(where: str) -> None:
+    with pytest.raises(RequestError, match="break_glass is blank"):
+        run_request("toy", make_context(**{where: {"break_glass": "  "}}))
+
+
+def test_break_glass_left_empty_overrides_nothing() -> None:
+    request = run_request("toy", make_context(params={"break_glass": None}, conf={"break_glass": ""}))
+    assert (request.break_glass, request.force) == ("", False)

@@ -18,6 +18,7 @@ MODEL = ModelRef(
     snapshot_sha256="s" * 64,
     training_start=datetime(2013, 1, 1, tzinfo=UTC),
     training_end=datetime(2013, 3, 1, tzinfo=UTC),
+    keys_sha256="k" * 64,
 )
 
 

@@ -202,9 +202,10 @@ class Bench:
         self, estimator: Any, *, name: str, end: datetime = HOLDOUT.start - DAY, keys: Any = (-1, -2)
     ) -> ModelRef:
         """Log a model as the train stage would; `keys` are those of its training rows (None: not on record)."""
+        keys_sha256 = "k"
         if keys is not None:
             frame = pd.DataFrame(dict.fromkeys(self.spec.data.key_columns, keys))
-            write_training_keys(self.store, ROOT, self.spec, name, frame)
+            _, keys_sha256 = write_training_keys(self.store, ROOT, self.spec, name, frame)
         return self.registry.log_training(
             FittedTraining(
                 model=self.spec.name,
@@ -219,6 +220,7 @@ class Bench:
                 dataset_sha256="s",
                 dataset_rows=2,
                 fingerprint=name,
+                keys_sha256=keys_sha256,
                 training_start=end - 30 * DAY,
                 training_end=end,
                 trusted_types=(),

@@ -135,14 +135,15 @@ def request_past(day: int) -> RunRequest:
 def snap(
     store: FolderStore, request: RunRequest | None = None, spec: ModelSpec = SPEC, now: datetime | None = None
 ) -> SnapshotRef:
+    clock = FixedClock(now or datetime.now(UTC))
     return take_snapshot(
         spec,
         request or request_at(),
         store=store,
         root=ROOT,
-        ledger=Ledger(store, ROOT),
+        ledger=Ledger(store, ROOT, clock),
         registry=MemoryRegistry(),
-        clock=FixedClock(now or datetime.now(UTC)),
+        clock=clock,
         code_version="1",
         policy="p",
     )

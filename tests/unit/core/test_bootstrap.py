@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,13 +13,8 @@ from scipy.special import ndtri
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from perennial.domain import resampling
-from perennial.domain.bootstrap import (
-    JACKKNIFE_GROUPS,
-    BootstrapResult,
-    cluster_draws,
-    leave_out_weights,
-    paired_bootstrap,
-)
+from perennial.domain.bootstrap import JACKKNIFE_GROUPS, cluster_draws, leave_out_weights, paired_bootstrap, resample
+from perennial.domain.evaluation import MetricComparison
 from perennial.domain.intervals import acceleration, bca_ends, cluster_interval, jackknife_error
 from perennial.domain.metric_names import METRICS
 from perennial.domain.metrics import Floats, metric
@@ -33,11 +29,27 @@ def _rows(seed: int, n: int, clusters: int, decimals: int = 2) -> tuple[Floats, 
     return labels, scores, codes
 
 
+class Result(NamedTuple):
+    """With the intervals of one confidence, so that two can be compared."""
+
+    comparison: MetricComparison
+    replicates: int
+    undefined: int
+
+
 def _run(
-    labels: Floats, a: Floats, b: Floats | None, codes: Codes, name: str = "roc_auc", **given: object
-) -> BootstrapResult:
-    options = {"replicates": 400, "confidence": 0.9, "seed": 1, **given}
-    return paired_bootstrap([name], labels, a, b, codes, **options)[name]  # type: ignore[arg-type]
+    labels: Floats,
+    a: Floats,
+    b: Floats | None,
+    codes: Codes,
+    name: str = "roc_auc",
+    *,
+    confidence: float = 0.9,
+    replicates: int = 400,
+    seed: int = 1,
+) -> Result:
+    pair = paired_bootstrap([name], labels, a, b, codes, replicates=replicates, seed=seed)[name]
+    return Result(pair.comparison(name, confidence), pair.replicates, pair.undefined)
 
 
 @pytest.mark.parametrize("few", [True, False], ids=["matrices", "sorted rows"])
@@ -140,9 +152,9 @@ def test_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
 
 def test_draws_do_not_depend_on_which_metrics_are_asked_for() -> None:
     labels, scores, codes = _rows(0, 300, 12)
-    options = {"replicates": 300, "confidence": 0.9, "seed": 5}
-    many = paired_bootstrap(["brier", "roc_auc"], labels, scores, None, codes, **options)  # type: ignore[arg-type]
-    assert many["roc_auc"] == paired_bootstrap(["roc_auc"], labels, scores, None, codes, **options)["roc_auc"]  # type: ignore[arg-type]
+    many = paired_bootstrap(["brier", "roc_auc"], labels, scores, None, codes, replicates=300, seed=5)
+    alone = paired_bootstrap(["roc_auc"], labels, scores, None, codes, replicates=300, seed=5)
+    assert many["roc_auc"].comparison("roc_auc", 0.9) == alone["roc_auc"].comparison("roc_auc", 0.9)
 
 
 @pytest.mark.parametrize("name", ["roc_auc", "average_precision", "brier", "log_loss", "accuracy", "r2"])
@@ -252,3 +264,20 @@ def test_draws_are_of_whole_clusters_with_replacement() -> None:
     assert (drawn.sum(axis=1) == 6).all()
     assert drawn.mean() == pytest.approx(1.0)
     assert drawn.var() == pytest.approx(5 / 6, rel=0.1)
+
+
+def test_blocks_of_clusters_left_out_make_up_all_of_them() -> None:
+    whole = leave_out_weights(450)
+    assert (np.vstack([leave_out_weights(450, start, start + 64) for start in range(0, 200, 64)]) == whole).all()
+
+
+def test_resampling_in_small_blocks_gives_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by the block, the result is not changed by it."""
+    labels, scores, codes = _rows(3, 900, 300)
+    count = int(codes.max()) + 1
+    function = resampled("brier", labels, scores, codes, count)
+    whole = resample([function], count, replicates=50, seed=1)[0]
+    monkeypatch.setattr("perennial.domain.bootstrap.BLOCK_ELEMENTS", 1000)
+    drawn, without = resample([function], count, replicates=50, seed=1)[0]
+    assert without == pytest.approx(whole[1])
+    assert drawn == pytest.approx(whole[0])

@@ -14,63 +14,22 @@ import numpy as np
 import pytest
 import yaml
 
-from perennial import cli, runtime
-from perennial.cli import main
+from perennial import runtime
+from perennial.cli import terminal
 from perennial.errors import RegistryUnavailableError
 from perennial.testing.registry import MemoryRegistry
-from tests.unit.core.world import SPEC, START, TOY, World, day_frame
-
-AS_OF = "2013-01-29"
+from tests.unit.core.command import AS_OF, Shell, a_world, an_hour_passes, respec
+from tests.unit.core.world import SPEC, START, World, day_frame
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world that the command finds where it looks for the real one."""
-    world = World(tmp_path / "world")
-    (world.specs / "toy.yaml").write_text(yaml.safe_dump(SPEC), encoding="utf-8")
-    shutil.copy(TOY / "toy_churn.py", world.specs)
-    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PERENNIAL_SPECS", str(world.specs))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(runtime, "build_runtime", lambda _settings: world.runtime)
-    return world
-
-
-class Shell:
-    """Runs the command as a shell does."""
-
-    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
-        self.captured = captured
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(arguments)
-        except SystemExit as stopped:  # argparse
-            code = int(stopped.code or 0)
-        out, err = self.captured.readouterr()
-        return code, out, err
-
-    def json(self, *arguments: str) -> tuple[int, Any]:
-        code, out, err = self(*arguments, "--json")
-        assert err == ""
-        return code, json.loads(out)
+    return a_world(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
-
-
-def _an_hour_passes(world: World) -> None:
-    world.clock.advance(timedelta(hours=1))
-
-
-def _run_twice(world: World, shell: Shell) -> None:
-    world.land(range(28))
-    assert shell("run", "toy", "--as-of", AS_OF)[0] == 0
-    world.land(range(28, 56), sign=-1.0)
-    _an_hour_passes(world)
-    assert shell("run", "toy", "--as-of", "2013-02-26")[0] == 0
 
 
 def _land_nulls(world: World) -> None:
@@ -79,19 +38,15 @@ def _land_nulls(world: World) -> None:
     bad.to_parquet(world.folder / "bucket/landing/toy/day=028.parquet", index=False)
 
 
-def _spoil(world: World, **changes: Any) -> None:
-    (world.specs / "toy.yaml").write_text(yaml.safe_dump({**SPEC, **changes}), encoding="utf-8")
-
-
 def test_check_of_good_specs_names_them(world: World, shell: Shell) -> None:
-    assert shell.json("check") == (0, {"good": ["toy"], "problems": []})
+    assert shell.json("check") == (0, {"good": ["toy"], "problems": [], "warnings": []})
     code, out, _ = shell("check")
     assert code == 0
     assert "toy" in out
 
 
 def test_check_tells_every_problem_of_every_spec(world: World, shell: Shell) -> None:
-    _spoil(world, owner="", evaluation={"primary": "rsme"})
+    respec(world, owner="", evaluation={"primary": "rsme"})
     second = {**SPEC, "name": "second", "training": {**SPEC["training"], "estimator": "toy_churn:gone"}}  # type: ignore[dict-item]
     (world.specs / "second.yaml").write_text(yaml.safe_dump(second), encoding="utf-8")
     (world.specs / "third.yaml").write_text("name: [unclosed", encoding="utf-8")
@@ -151,7 +106,7 @@ def test_schema_is_a_json_schema_that_the_shipped_kind_of_spec_passes(world: Wor
 
 
 def test_secret_in_a_spec_is_never_printed(world: World, shell: Shell) -> None:
-    _spoil(world, s3={"password": "hunter2hunter2"}, owner="postgres://joe:hunter2hunter2@db/x")
+    respec(world, s3={"password": "hunter2hunter2"}, owner="postgres://joe:hunter2hunter2@db/x")
     for arguments in (["check"], ["check", "--json"], ["run", "toy"], ["run", "toy", "--json"]):
         code, out, err = shell(*arguments)
         assert code == 1
@@ -168,8 +123,9 @@ def test_run_prints_the_entry_that_it_left_in_the_ledger(world: World, shell: Sh
     assert entry["request"]["reason"] == "to see"
     assert entry["request"]["params"] == {"depth": 2}
     assert entry["request"]["as_of"] == "2013-01-29T00:00:00Z"
-    (recorded,) = world.runtime.ledger.entries("toy")
+    recorded, moved = world.runtime.ledger.entries("toy")
     assert entry["entry_id"] == recorded.entry_id
+    assert (moved.kind, moved.champion_after) == ("promotion", "1")
 
 
 def test_run_tells_people_the_stages_the_verdict_and_its_reasons(world: World, shell: Shell) -> None:
@@ -183,10 +139,10 @@ def test_run_tells_people_the_stages_the_verdict_and_its_reasons(world: World, s
 def test_run_with_nothing_new_is_done_and_says_so(world: World, shell: Shell) -> None:
     world.land(range(28))
     shell("run", "toy", "--as-of", AS_OF)
-    _an_hour_passes(world)
+    an_hour_passes(world)
     code, entry = shell.json("run", "toy", "--as-of", AS_OF)
     assert (code, entry["outcome"]) == (0, "nothing new")
-    _an_hour_passes(world)
+    an_hour_passes(world)
     code, entry = shell.json("run", "toy", "--as-of", AS_OF, "--force")
     assert code == 0
     assert entry["verdict"] in {"REJECT", "INCONCLUSIVE"}
@@ -200,7 +156,7 @@ def test_refused_data_is_exit_code_1_with_the_reason_and_the_page(world: World, 
     assert "snapshot" in out
     assert "expect_column_values_to_not_be_null" in err
     assert "page.html" in err
-    _an_hour_passes(world)
+    an_hour_passes(world)
     code, told = shell.json("run", "toy", "--as-of", "2013-01-30")
     assert (code, told["error"]) == (1, "BadDataError")
     assert told["page_uri"].endswith("page.html")
@@ -218,7 +174,7 @@ def test_server_that_does_not_answer_is_exit_code_1_in_one_line(world: World, sh
     assert (code, err) == (1, "perennial: could not find the training: MLflow did not answer\n")
 
 
-@pytest.mark.parametrize("command", ["run", "history", "champion"])
+@pytest.mark.parametrize("command", ["run", "history", "champion", "rollback"])
 def test_unknown_model_is_wrong_usage_and_the_known_ones_are_named(world: World, shell: Shell, command: str) -> None:
     code, _, err = shell(command, "tyo")
     assert code == 2
@@ -257,62 +213,33 @@ def test_wrong_usage_is_exit_code_2(world: World, shell: Shell, arguments: list[
     assert "usage: perennial" in err
 
 
-def test_history_is_the_ledger_oldest_first_and_can_be_cut(world: World, shell: Shell) -> None:
-    assert shell.json("history", "toy") == (0, [])
-    _run_twice(world, shell)
-    code, entries = shell.json("history", "toy")
+def test_two_commands_of_one_moment_are_two_runs(world: World, shell: Shell) -> None:
+    world.land(range(28))
+    ids = [shell.json("run", "toy", "--as-of", AS_OF)[1]["request"]["run_id"] for _ in range(2)]
+    assert len(set(ids)) == 2
+    assert all(run_id.startswith("command__2026-01-02T00:00:00Z_") for run_id in ids)
+
+
+@pytest.mark.parametrize("triggers", [{"schedule": "0 2 * * *"}, {"on_new_data": True}])
+def test_check_warns_of_a_gate_that_is_asked_again_and_again_without_a_budget(
+    world: World, shell: Shell, triggers: dict[str, Any]
+) -> None:
+    respec(world, triggers=triggers)
+    code, told = shell.json("check")
+    assert (code, told["good"], told["problems"]) == (0, ["toy"], [])
+    assert [warning["field"] for warning in told["warnings"]] == ["gate.false_promotions"]
+    assert f"triggers.{next(iter(triggers))}" in told["warnings"][0]["allowed"]
+    code, out, _ = shell("check")
     assert code == 0
-    assert [(entry["outcome"], entry["champion_after"]) for entry in entries] == [("PROMOTE", "1"), ("PROMOTE", "2")]
-    assert shell.json("history", "toy", "--limit", "1") == (0, entries[-1:])
-    code, out, _ = shell("history", "toy")
-    assert code == 0
-    assert "2013-02-25" in out  # the newest row's day
-    assert "v1 -> v2" in out
-    assert max(map(len, out.splitlines())) <= 100
-
-
-def test_empty_history_says_so(world: World, shell: Shell) -> None:
-    code, out, _ = shell("history", "toy")
-    assert code == 0
-    assert "perennial run toy" in out
-
-
-def test_champion_tells_version_since_when_and_why(world: World, shell: Shell) -> None:
-    _run_twice(world, shell)
-    code, champion = shell.json("champion", "toy")
-    (_, promotion) = shell.json("history", "toy")[1]
-    assert code == 0
-    assert (champion["model"], champion["version"]) == ("toy", "2")
-    assert (champion["since"], champion["why"]) == (promotion["recorded_at"], promotion["summary"])
-    assert champion["digest"] == promotion["references"]["model"]["digest"]
-    assert champion["training_end"] < champion["as_of"]
-    code, out, _ = shell("champion", "toy")
-    assert code == 0
-    assert champion["digest"] in out.replace("\n", "")
-    assert max(map(len, out.splitlines())) <= 100
-
-
-def test_no_champion_yet_is_exit_code_1(world: World, shell: Shell) -> None:
-    assert shell.json("champion", "toy") == (1, {"model": "toy", "version": None})
-    code, out, _ = shell("champion", "toy")
-    assert code == 1
-    assert "no champion yet" in out
-
-
-def test_champion_moved_by_hand_is_told_as_such(world: World, shell: Shell) -> None:
-    _run_twice(world, shell)
-    (first, _) = shell.json("history", "toy")[1]
-    world.registry.point_alias("toy", "champion", "1")
-    code, champion = shell.json("champion", "toy")
-    assert code == 0
-    assert champion["version"] == "1"
-    assert "outside Perennial" in champion["why"]
-    assert first["summary"] not in champion["why"]
+    assert "warn" in out
+    budget = {"false_promotions": {"budget": 0.05, "period_days": 90}}
+    respec(world, triggers=triggers, gate={**SPEC["gate"], **budget})  # type: ignore[dict-item]
+    assert shell.json("check")[1]["warnings"] == []
 
 
 def test_text_from_outside_is_no_markup_on_the_terminal(world: World, shell: Shell) -> None:
     world.land(range(28))
-    _spoil(world, description="[bold]hello[/bold]", evaluation={"primary": "[red]rsme[/red]"})
+    respec(world, description="[bold]hello[/bold]", evaluation={"primary": "[red]rsme[/red]"})
     _, out, _ = shell("check")
     assert "[red]rsme[/red]" in out
 
@@ -341,4 +268,4 @@ def test_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) 
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert re.fullmatch(r"uid \d+", cli._user())
+    assert re.fullmatch(r"uid \d+", terminal.user())

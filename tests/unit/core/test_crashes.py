@@ -17,6 +17,8 @@ import pandas as pd
 import pytest
 
 from perennial import cycle
+from perennial.champion_door import anchors
+from perennial.domain.ledger_entry import MOVES, OUTCOMES
 from perennial.domain.references import Reference
 from perennial.domain.run_request import RunRequest
 from perennial.errors import BadDataError, TransientError
@@ -103,7 +105,9 @@ class Run:
             "validate": lambda: cycle.validate(runtime, spec, request, given["snapshot"]),
             "train": lambda: cycle.train(runtime, spec, request, given["snapshot"]),
             "evaluate": lambda: cycle.evaluate(runtime, spec, request, given["snapshot"], given["train"]),
-            "decide": lambda: cycle.decide(runtime, spec, request, given["evaluate"], given["train"]),
+            "decide": lambda: cycle.decide(
+                runtime, spec, request, given["snapshot"], given["evaluate"], given["train"]
+            ),
             "promote": lambda: cycle.promote(
                 runtime, spec, request, given["snapshot"], given["train"], given["evaluate"], given["decide"]
             ),
@@ -155,12 +159,19 @@ def _assert_one_right_end(world: World, night: Night) -> None:
     assert champion is not None
     assert champion.version == night.champion
     assert len(world.registry.versions("toy")) == night.versions
-    (entry,) = (entry for entry in world.runtime.ledger.entries("toy") if entry.run_id == "the-run")
-    assert (entry.verdict or entry.kind) in night.outcome.split("|")
-    assert entry.champion_after == night.champion
-    _assert_all_there(world, entry.references)
-    if entry.page_uri is not None:
-        assert world.store.read(entry.page_uri).startswith(b"<!doctype html>")
+    entries = world.runtime.ledger.entries("toy")
+    outcome, *carried_out = (entry for entry in entries if entry.run_id == "the-run")
+    assert outcome.kind in OUTCOMES
+    assert (outcome.verdict or outcome.kind) in night.outcome.split("|")
+    assert [entry.kind for entry in carried_out] == (["promotion"] if night.outcome == "PROMOTE" else [])
+    for entry in (outcome, *carried_out):
+        _assert_all_there(world, entry.references)
+        if entry.page_uri is not None:
+            assert world.store.read(entry.page_uri).startswith(b"<!doctype html>")
+    moves = [entry for entry in entries if entry.kind in MOVES]
+    assert {entry.kind for entry in moves} == {"promotion"}
+    assert moves[-1].champion_after == night.champion
+    assert world.runtime.ledger.verify("toy", anchors(world.registry, "toy")).sound
     assert seen_digest(world.store, ROOT, "toy") == landing_state(world.store, LANDING).digest
 
 
@@ -213,11 +224,14 @@ def test_crash_around_every_effect_is_completed_by_the_retry(
 @pytest.mark.parametrize("prepared", ["champion replaced", "nothing new", "data refused"], indirect=True)
 @pytest.mark.parametrize("after", [False, True], ids=["request lost", "answer lost"])
 def test_server_that_does_not_answer_once_at_any_call_is_transient_and_retried(
-    prepared: tuple[Night, World], tmp_path: Path, after: bool
+    prepared: tuple[Night, World], tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night, origin = prepared
     for at in range(1, MOST_CALLS):
         world = _copy(origin, tmp_path / str(at))
+        world.clock = FixedClock(world.clock.now())
+        # A ticket that could not be taken away is waited for until its lease has ended.
+        monkeypatch.setattr("perennial.lock.time.sleep", lambda _s, c=world.clock: c.advance(timedelta(seconds=8)))
         champion = world.registry.champion("toy")
         fault = Fault(at=at, after=after, fatal=False)
         run = Run(world, world.request(run_id="the-run"))
@@ -263,4 +277,6 @@ def test_champion_that_changed_between_two_tries_leaves_the_first_record_of_noth
     other = world.registry.register("toy", replace(champion.model, digest="another"), {})
     world.registry.point_alias("toy", "champion", other)
     Run(world, request).go(world.runtime)
-    assert world.runtime.ledger.entries("toy") == before
+    *kept, found = world.runtime.ledger.entries("toy")
+    assert kept == before
+    assert (found.kind, found.champion_after) == ("outside", other)

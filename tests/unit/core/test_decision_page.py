@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
-from perennial.domain.evaluation import EvaluationResult, MetricComparison, MetricEstimate, SliceResult
-from perennial.domain.gate import decide
-from perennial.domain.references import EvaluationRef
+from perennial.domain.evaluation import Cost, EvaluationResult, MetricComparison, MetricEstimate, SliceResult
+from perennial.domain.gate import Decision, decide
+from perennial.domain.gate_history import GateHistory
+from perennial.domain.references import EvaluationRef, Verdict
 from perennial.domain.wording import digits_for, number, plain
-from perennial.reports.decision_page import SHOWN_SLICES, decision_page
-from perennial.reports.interval_plot import WIDTH, Line, interval_plot
+from perennial.reports.decision_page import decision_page
+from perennial.reports.interval_plot import WIDTH
+from perennial.reports.slice_tables import SHOWN_SLICES
+from perennial.spec.parts import Approval
+from tests.unit.core import judged_figures as figures
 from tests.unit.core.judging import Bench
 
 MODEL = {
@@ -71,7 +75,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def _page(bench: Bench, evaluation: EvaluationResult, run_url: str | None = None) -> str:
-    decision = decide(bench.spec.gate, evaluation, primary="roc_auc")
+    history = GateHistory(as_of=bench.request.as_of)
+    decision = decide(bench.spec.gate, evaluation, primary="roc_auc", history=history)
     content = decision_page(
         bench.spec, bench.request, reference=REFERENCE, evaluation=evaluation, decision=decision, run_url=run_url
     )
@@ -175,22 +180,186 @@ def test_defects_and_notes_are_shown(bench: Bench) -> None:
     assert "Labels are missing." in text
 
 
-def test_plot_puts_better_to_the_right_whatever_the_direction() -> None:
-    zero = [Line(at=0.0, kind="zero")]
-    up = interval_plot(0.02, 0.01, 0.03, lines=zero, higher_is_better=True, tone="ok")
-    down = interval_plot(-0.02, -0.03, -0.01, lines=zero, higher_is_better=False, tone="ok")
-    assert up == down
-    assert up is not None
-    assert up.lines == ((WIDTH / 2, "zero"),)
-    assert WIDTH / 2 < up.low < up.value < up.high <= WIDTH
+def _told(bench: Bench, decision: Decision | None = None, **given: Any) -> str:
+    """The page of a busy night."""
+    bench.respec(gate={**figures.GATE, **given.pop("gate", {})})
+    approval = Approval.model_validate(given.pop("approval", {}))
+    bench.spec = bench.spec.model_copy(update={"approval": approval})
+    page = decision_page(
+        bench.spec,
+        given.pop("request", bench.request),
+        reference=REFERENCE,
+        evaluation=given.pop("evaluation", figures.an_evaluation()),
+        decision=decision or figures.a_decision(),
+        run_url=None,
+        **{"history": figures.a_history(), **given},
+    )
+    return page.decode()
 
 
-def test_plot_without_extent_or_interval_stays_within_the_drawing() -> None:
-    flat = interval_plot(0.0, 0.0, 0.0, lines=[Line(at=0.0, kind="zero")], higher_is_better=True, tone="neutral")
-    assert flat is not None
-    assert flat.low == flat.high == flat.value == WIDTH / 2
-    assert interval_plot(0.1, None, 0.2, lines=[], higher_is_better=True, tone="ok") is None
-    assert interval_plot(0.1, float("-inf"), 0.2, lines=[], higher_is_better=True, tone="ok") is None
+def _section(page: str, title: str) -> str:
+    [found] = [part for part in page.split("<section") if f"<h2>{title}</h2>" in part]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("growth of the gap", ["FAIL", "(origin, roc_auc)", "at most 0.02", "0.052", "[0.023, 0.081]", "11,722"]),
+        (
+            "slice not worse",
+            ["UNDECIDED", "origin = LGA", "more than \u22120.03", "-0.030", "[-0.056, -0.004]", "3,012"],
+        ),
+        ("evidence over all nights", ["UNDECIDED", "at least 60.0", "41.3", "23 units"]),
+        ("enough rows", ["PASS", "at least 2,000", "11,872"]),
+        ("enough clusters", ["PASS", "at least 5", "14"]),
+        ("never taken back", ["PASS", "The challenger was never taken back from production."]),
+        ("better than the champion", ["PASS", "more than +0.002", "+0.036", "[0.025, 0.047]"]),
+        ("no slice worse", ["PASS", "2 of 3 slices", "2 slices"]),
+        ("time for one row", ["PASS", "at most 50 ms", "5.71 ms"]),
+        ("size, against", ["PASS", "at most 2\u00d7", "1.79\u00d7"]),
+        ("champion&#39;s time in production", ["PASS", "at least 3d", "14d 6h"]),
+        ("promotions within seven days", ["PASS", "fewer than 2", "1"]),
+    ],
+)
+def test_every_rule_is_told_with_what_was_asked_and_found(bench: Bench, name: str, texts: list[str]) -> None:
+    rows = _section(_told(bench), "What the gate asked, and what it found").split("<tr>")
+    [row] = [row for row in rows if name in row]
+    for text in texts:
+        assert text in _text(row), text
+
+
+def test_rules_that_stand_in_the_way_come_first(bench: Bench) -> None:
+    text = _text(_section(_told(bench), "What the gate asked, and what it found"))
+    assert text.index("FAIL") < text.index("UNDECIDED") < text.index("PASS")
+
+
+def test_rule_that_this_page_does_not_know_is_shown_all_the_same(bench: Bench) -> None:
+    strange = [
+        figures.a_rule("moon_phase", "FAIL", threshold=0.5, estimate=0.25, low=0.1, high=0.4, subject="<b>full</b>"),
+        figures.a_rule("vibes", "UNDECIDED"),
+        figures.a_rule("latency", "UNDECIDED", threshold=50.0, estimate=None),
+        figures.a_rule("floor", "UNDECIDED", threshold=float("nan"), metric="roc_auc", estimate=float("nan")),
+    ]
+    page = _told(bench, figures.a_decision(rules=tuple(strange), evidence=None))
+    text = _text(page)
+    for shown in ("moon phase", "0.250", "[0.100, 0.400]", "vibes", "About vibes.", "not available", "About floor."):
+        assert shown in text
+    assert "<b>full" not in page
+
+
+def test_broken_glass_is_the_first_thing_on_the_page(bench: Bench) -> None:
+    request = replace(bench.request, break_glass="The old one <b>burns</b>")
+    reasons = ("OVERRIDDEN: ada breaks the glass.", "The gap is too large.")
+    decision = figures.a_decision(verdict=Verdict.PROMOTE, reasons=reasons)
+    page = _told(bench, decision, request=request, gate_verdict=Verdict.REJECT, approval={"required": True})
+    text = _text(page)
+    places = [text.index(part) for part in ("The glass was broken", "ada overrides", "REJECT", "is to take over")]
+    assert places == sorted(places)
+    assert "<b>burns" not in page
+    assert "The gap is too large." in text
+    assert "has to approve" not in text
+    assert 'class="card card-bad glass"' in page
+    assert 'class="card card-bad glass"' not in _told(bench)
+
+
+def test_broken_glass_to_no_purpose_does_not_claim_a_promotion(bench: Bench) -> None:
+    request = replace(bench.request, break_glass="why not")
+    decision = figures.a_decision(reasons=("ada breaks the glass, and nothing comes of it.",))
+    text = _text(_told(bench, decision, request=request, gate_verdict=Verdict.REJECT))
+    assert "overrides gate" not in text
+    assert "Champion version 3 stays. ada breaks the glass, and nothing comes of it." in text
+
+
+def test_promotion_that_waits_for_a_person_says_so_first(bench: Bench) -> None:
+    decision = figures.a_decision(verdict=Verdict.PROMOTE)
+    text = _text(_told(bench, decision, approval={"required": True, "timeout": "12h"}))
+    assert text.index("A person has to approve it in Airflow within 12h") < text.index("What the gate asked")
+    assert "has to approve" not in _text(_told(bench, figures.a_decision(), approval={"required": True}))
+
+
+def test_slices_show_difference_verdict_and_a_drawing_on_one_scale(bench: Bench) -> None:
+    section = _section(_told(bench), "roc_auc by slice")
+    rows = {
+        name: next(row for row in section.split("<tr>") if f">{name}</th>" in row) for name in ("JFK", "LGA", "HPN")
+    }
+    assert "PASS" in rows["JFK"]
+    assert "+0.041" in rows["JFK"]
+    assert "[0.023, 0.059]" in rows["JFK"]
+    assert "UNDECIDED" in rows["LGA"]
+    assert "not judged" in rows["HPN"]
+    assert "no interval" in rows["HPN"]
+    assert section.index(">LGA<") < section.index(">JFK<")  # what did not pass comes first
+    limits = re.findall(r'class="limit" x1="([\d.]+)"', section)
+    assert len(limits) == 3
+    assert len(set(limits)) == 1
+    assert float(limits[0]) < WIDTH / 2  # a loss is to the left
+    assert "not to be worse by 0.03 or more, corrected for their number (Holm)" in _text(section)
+
+
+def test_slice_is_not_called_passed_where_the_gate_does_not_say_so(bench: Bench) -> None:
+    rules = tuple(rule for rule in figures.a_decision().rules if rule.name != "slices")
+    section = _section(_told(bench, figures.a_decision(rules=rules)), "roc_auc by slice")
+    assert "PASS" not in section
+
+
+def test_gaps_between_groups_are_shown_with_every_group(bench: Bench) -> None:
+    text = _text(_section(_told(bench), "Gaps between groups"))
+    for shown in ("roc_auc by origin", "LGA 3,012 0.660 0.690", "0.061 [0.041, 0.081]", "+0.042 [0.017, 0.067]"):
+        assert shown in text
+
+
+def test_costs_of_both_models_stand_side_by_side(bench: Bench) -> None:
+    text = _text(_section(_told(bench), "Cost to serve"))
+    assert "5.71 ms 5.2 ms 1.10\u00d7" in text
+    assert "2.5 MB 1.4 MB 1.79\u00d7" in text
+    unknown = figures.an_evaluation(costs={"challenger": Cost(latency_p95_ms=None, size_bytes=10)})
+    assert "95th percentile \u2013 \u2013 \u2013" in _text(_section(_told(bench, evaluation=unknown), "Cost to serve"))
+
+
+def test_curves_of_both_models_are_drawn_and_told_in_words(bench: Bench) -> None:
+    section = _section(_told(bench), "How the scores behave")
+    assert section.count("<polyline") == 4
+    assert section.count("<circle") == 20
+    assert 'aria-label="ROC; area below it: challenger 0.712, champion 0.676"' in section
+    assert "365 to 932 rows a group" in section
+    none = _told(bench, evaluation=figures.an_evaluation(curves={}))
+    assert "How the scores behave" not in none
+
+
+def test_evidence_and_the_champions_past_are_told(bench: Bench) -> None:
+    page = _told(bench)
+    text = _text(_section(page, "Evidence over all nights"))
+    for shown in ("23 independent values of day", "since 2013-02-20 06:00 UTC", "41.3 of the 60 asked for"):
+        assert shown in text
+    facts = _text(_section(page, "Facts"))
+    assert "version 3 since 2013-03-01 00:00 UTC, 14d 6h before this run, by a rollback" in facts
+    assert "0 promotions within the seven days before" in facts
+    without = _told(bench, figures.a_decision(evidence=None), history=None)
+    assert "Evidence over all nights" not in without
+    assert "In production" not in without
+
+
+def test_rows_without_clusters_are_said_to_be_independent(bench: Bench) -> None:
+    page = _told(bench, gate={"cluster_by": None})
+    assert "DeLong or a closed form" in page
+    assert "independent of each other, as the spec says" in page
+    assert "23 independent days" in page
+    assert "None" not in _text(page)
+
+
+def test_hostile_text_stays_text_wherever_it_stands(bench: Bench) -> None:
+    evil = "<script>alert(1)</script>"
+    bench.request = replace(bench.request, reason=evil, requested_by=evil, break_glass=evil)
+    part = replace(figures.an_evaluation().slices[0], value=f'">{evil}')
+    groups = tuple(replace(group, group=evil) for group in figures.an_evaluation().fairness[0].groups)
+    found = figures.an_evaluation(
+        slices=(part,), notes=(evil,), fairness=(replace(figures.an_evaluation().fairness[0], groups=groups),)
+    )
+    rules = (figures.a_rule(evil, subject=evil, sentence=evil), figures.a_rule("vibes", sentence=evil))
+    page = _told(bench, figures.a_decision(reasons=(evil, evil), rules=rules), evaluation=found)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 10
 
 
 @pytest.mark.parametrize(

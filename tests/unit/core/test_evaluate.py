@@ -25,6 +25,7 @@ from perennial.errors import (
     TerminalError,
     UnfairComparisonError,
 )
+from perennial.ports import LoadedModel
 from perennial.stages.evaluate import evaluate_models
 from perennial.stages.keys import training_keys_uri
 from perennial.testing.registry import MemoryRegistry
@@ -222,7 +223,8 @@ def test_champion_that_cannot_score_is_unusable_with_the_way_out(bench: Bench, c
         _evaluate(bench, bench.train(Column("good"), name="new"))
     assert why in str(error.value)
     assert "champion version 1" in str(error.value)
-    assert "Move the alias" in str(error.value)
+    assert "perennial rollback flights_delay" in str(error.value)
+    assert "approval.break_glass" in str(error.value)
 
 
 class FailingLoad(MemoryRegistry):
@@ -230,10 +232,10 @@ class FailingLoad(MemoryRegistry):
 
     error: Exception = ModuleNotFoundError("No module named 'flights'")
 
-    def load(self, model: ModelRef) -> Any:
+    def open_model(self, model: ModelRef) -> LoadedModel:
         if model.fingerprint == "old":
             raise self.error
-        return super().load(model)
+        return super().open_model(model)
 
 
 def test_champion_that_cannot_be_loaded_is_unusable(tmp_path: Path) -> None:

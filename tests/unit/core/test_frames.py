@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ from perennial.domain.times import Interval
 from perennial.domain.windows import DataWindows
 from perennial.errors import IntegrityError, NotFoundError, StoreUnavailableError, TerminalError
 from perennial.stages import frames
-from perennial.stages.frames import load_manifest, newest_time, read_frame
+from perennial.stages.frames import arrow_table, load_manifest, newest_time, read_frame
 from perennial.testing import FolderStore
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -239,3 +240,25 @@ def test_missing_manifest_is_not_found(store: FolderStore) -> None:
     manifest = manifest_of(store, [pa.table({"at": at(0), "n": [1]})])
     with pytest.raises(NotFoundError):
         load_manifest(store, _reference(manifest, "s3://bucket/m.json"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrow_table_keeps_values_order_unit_and_zone_of_times_without_a_warning() -> None:
+    given = pa.table(
+        {
+            "at": pa.array([*hours(0, 1), None], pa.timestamp("us", "UTC")),
+            "id": pa.array([1, 2, 3]),
+            "there": pa.array([*hours(2, 3), None], pa.timestamp("ms", "America/New_York")),
+            "ahead": pa.array([*hours(4, 5), None], pa.timestamp("us", "+01:00")),
+            "naive": pa.array([None, None, datetime(2013, 1, 1)], pa.timestamp("us")),  # noqa: DTZ001
+            "name": pa.array(["a", None, "c"]),
+        }
+    )
+    frame = given.to_pandas()
+    frame.index = pd.Index([7, 5, 6])
+    found = arrow_table(frame)
+    assert found.column_names == given.column_names
+    assert found.schema.metadata is None
+    for name in ("at", "id", "there", "ahead", "naive"):
+        assert found[name].type == given[name].type
+    assert found.to_pylist() == given.to_pylist()

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from perennial.stages.keys import key_hashes, read_training_keys, training_keys_uri
-from tests.unit.core.judging import ROOT, Bench, Column
+from perennial.errors import IntegrityError
+from perennial.stages.frames import load_manifest
+from perennial.stages.holdout import Contender, check_unseen, load_holdout
+from perennial.stages.keys import (
+    COLUMN,
+    digest_of_keys,
+    key_hashes,
+    read_training_keys,
+    training_keys_uri,
+    write_training_keys,
+)
+from tests.unit.core.judging import ROOT, Bench, Column, holdout_rows
 
 
 @pytest.mark.parametrize(
@@ -48,3 +61,48 @@ def test_keys_on_record_are_those_of_the_training(tmp_path: Path) -> None:
     bench.train(Column("good"), name="new", keys=[3, 1, 2])
     found = read_training_keys(bench.store, training_keys_uri(ROOT, bench.spec.name, "new"))
     assert set(found) == set(key_hashes(pd.DataFrame({"id": [1, 2, 3]}), ["id"]))
+
+
+def test_digest_of_keys_hangs_on_the_keys_alone_and_on_each_of_them() -> None:
+    hashes = key_hashes(pd.DataFrame({"k": range(100)}), ["k"]).copy()
+    digest = digest_of_keys(hashes)
+    assert digest == digest_of_keys(hashes[::-1]) == digest_of_keys(hashes.astype(">u8"))
+    assert digest != digest_of_keys(hashes[1:])
+    assert digest != digest_of_keys(np.append(hashes, hashes[0]))
+    hashes[7] ^= np.uint64(1)
+    assert digest != digest_of_keys(hashes)
+
+
+def test_same_rows_in_another_order_give_the_same_file_and_digest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    contents, told = [], []
+    for keys in ([1, 2, 3], [3, 1, 2]):
+        frame = pd.DataFrame(dict.fromkeys(bench.spec.data.key_columns, keys))
+        uri, digest = write_training_keys(bench.store, ROOT, bench.spec, "new", frame)
+        assert digest == digest_of_keys(read_training_keys(bench.store, uri))
+        contents.append(bench.store.read(uri))
+        told.append((uri, digest))
+    assert contents[0] == contents[1]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("who", ["challenger", "champion version 1"])
+def test_keys_that_are_not_those_of_the_training_are_refused_with_both_digests(tmp_path: Path, who: str) -> None:
+    bench = Bench(tmp_path)
+    trained = bench.train(Column("good"), name="new", keys=[-1, -2])
+    manifest = load_manifest(bench.store, bench.snapshot(holdout_rows()))
+    contender = Contender(title=who, model=trained)
+    holdout = load_holdout(bench.spec, manifest, ("id", "at", "late"), store=bench.store)
+    check_unseen(bench.spec, holdout, contender, store=bench.store, root=ROOT)
+    # The proof of fairness is bent: the keys of the training are replaced by harmless ones.
+    forged = pd.util.hash_pandas_object(pd.Series([-8, -9]), index=False).to_numpy()
+    uri = training_keys_uri(ROOT, bench.spec.name, "new")
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({COLUMN: pa.array(forged, type=pa.uint64())}), sink)
+    bench.store.write(uri, sink.getvalue().to_pybytes(), content_type="application/octet-stream")
+    with pytest.raises(IntegrityError) as caught:
+        check_unseen(bench.spec, holdout, contender, store=bench.store, root=ROOT)
+    message = str(caught.value)
+    assert f"keys of the {who} in {uri} have digest {digest_of_keys(forged)}" in message
+    assert f"recorded at training was {trained.keys_sha256}" in message
+    assert f"delete MLflow run {trained.run_id}" in message

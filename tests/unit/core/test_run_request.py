@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from perennial.domain.fingerprint import canonical_json, digest_of
 from perennial.domain.references import ModelRef, SnapshotRef
-from perennial.domain.run_request import RunRequest, training_params
+from perennial.domain.run_request import (
+    RollbackRequest,
+    RunRequest,
+    require_break_glass_allowed,
+    training_params,
+)
 from perennial.domain.times import Interval, format_time, parse_time
 from perennial.domain.windows import watermark_at, windows_at
-from perennial.errors import RequestError
+from perennial.errors import NotAllowedError, RequestError
 from perennial.spec.fields import format_duration, parse_duration
 from perennial.spec.model import ModelSpec
+from perennial.spec.parts import Approval
 from tests.unit.core.test_spec_loader import VALID
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
@@ -82,6 +88,7 @@ def test_reference_passes_through_json_unchanged() -> None:
         snapshot_sha256="s",
         training_start=NOON,
         training_end=NOON + timedelta(days=1),
+        keys_sha256="k",
     )
     assert ModelRef.from_dict(json.loads(json.dumps(reference.to_dict()))) == reference
     with pytest.raises(ValueError, match="expected a snapshot reference"):
@@ -107,3 +114,31 @@ def test_canonical_json_ignores_order_and_refuses_nan() -> None:
 def test_interval_must_start_before_it_ends() -> None:
     with pytest.raises(ValueError, match="start before it ends"):
         Interval(NOON, NOON)
+
+
+def _asking(by: str, why: str = "the champion predicts nonsense") -> RunRequest:
+    return RunRequest(model="churn", run_id="r", as_of=NOON, trigger="manual", requested_by=by, break_glass=why)
+
+
+@pytest.mark.parametrize(("allowed", "by"), [([], "ada"), (["grace"], "ada"), (["grace"], "")])
+def test_glass_broken_by_somebody_who_is_not_named_is_refused(allowed: list[str], by: str) -> None:
+    spec = _spec().model_copy(update={"approval": Approval.model_validate({"break_glass": allowed})})
+    with pytest.raises(NotAllowedError, match=r"may not break the glass; the spec names (nobody|grace)"):
+        require_break_glass_allowed(spec, _asking(by))
+    require_break_glass_allowed(spec, _asking(by, why=""))
+
+
+def test_glass_broken_by_somebody_who_is_named_is_allowed() -> None:
+    spec = _spec().model_copy(update={"approval": Approval.model_validate({"break_glass": ["grace"]})})
+    require_break_glass_allowed(spec, _asking("grace"))
+
+
+@pytest.mark.parametrize("to", ["", "v3", "-1", "latest", "3.0", "\u0663"])
+def test_rollback_to_what_is_no_version_is_refused(to: str) -> None:
+    with pytest.raises(RequestError, match="not a version"):
+        RollbackRequest(model="churn", run_id="r", as_of=NOON, trigger="manual", to=to)
+
+
+def test_reason_for_breaking_the_glass_that_is_too_long_is_refused() -> None:
+    with pytest.raises(RequestError, match="break_glass has 501 characters, at most 500"):
+        _asking("grace", "x" * 501)

@@ -17,7 +17,7 @@ from perennial.domain.references import SnapshotRef
 from perennial.errors import RequestError
 from perennial.ledger import Ledger
 from perennial.stages.frames import load_manifest, read_frame
-from perennial.testing import FolderStore
+from perennial.testing import FixedClock, FolderStore
 from tests.unit.core.landed import (
     DAY,
     DAYS,
@@ -195,7 +195,7 @@ def judge(store: FolderStore, ref: SnapshotRef, run_id: str = "run-1", **params:
         fingerprint=fingerprint,
         policy="p",
     )
-    Ledger(store, ROOT).append(entry)
+    Ledger(store, ROOT, FixedClock(START)).append(entry)
     return entry
 
 
@@ -204,13 +204,13 @@ def test_training_that_was_judged_is_nothing_new(store: CountingStore) -> None:
     entry = judge(store, first)
     second = snap(store, request_at(run_id="run-2"))
     assert second == replace(first, nothing_new_since=entry.entry_id)
-    recorded = Ledger(store, ROOT).entries("churn")[-1]
+    recorded = Ledger(store, ROOT, FixedClock(START)).entries("churn")[-1]
     assert (recorded.kind, recorded.run_id, recorded.evidence_sha256) == ("nothing_new", "run-2", first.sha256)
     assert (recorded.champion_before, recorded.champion_after) == (None, None), "what the registry says now"
     assert entry.entry_id in recorded.summary
     assert SnapshotRef.from_dict(recorded.references["snapshot"]) == second
     assert snap(store, request_at(run_id="run-2"), now=START + 300 * DAY) == second
-    assert len(Ledger(store, ROOT).entries("churn")) == 2
+    assert len(Ledger(store, ROOT, FixedClock(START)).entries("churn")) == 2
 
 
 def test_later_night_without_data_is_nothing_new(store: CountingStore) -> None:
@@ -275,9 +275,11 @@ size = (landing / "big.parquet").stat().st_size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 store = FolderStore(folder)
 as_of = datetime(2013, 1, 21, tzinfo=UTC) - timedelta(hours=6)
+clock = FixedClock(as_of)
 request = RunRequest(model="churn", run_id="r", as_of=as_of, trigger="manual")
-ref = take_snapshot(spec, request, store=store, root="s3://bucket/store", ledger=Ledger(store, "s3://bucket/store"),
-                    registry=MemoryRegistry(), clock=FixedClock(as_of), code_version="1", policy="p")
+ledger = Ledger(store, "s3://bucket/store", clock)
+ref = take_snapshot(spec, request, store=store, root="s3://bucket/store", ledger=ledger,
+                    registry=MemoryRegistry(), clock=clock, code_version="1", policy="p")
 assert ref.rows == 25 * rows
 print(size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """

@@ -100,14 +100,15 @@ def test_hidden_name_is_ignored_in_silence(store: CountingStore, key: str) -> No
 
 
 def test_own_store_below_the_landing_zone_is_no_data(store: CountingStore) -> None:
+    clock = FixedClock(request_at().as_of)
     ref = take_snapshot(
         SPEC,
         request_at(),
         store=store,
         root=LANDING + "own",
-        ledger=Ledger(store, LANDING + "own"),
+        ledger=Ledger(store, LANDING + "own", clock),
         registry=MemoryRegistry(),
-        clock=FixedClock(request_at().as_of),
+        clock=clock,
         code_version="1",
         policy="p",
     )

@@ -86,6 +86,51 @@ def test_valid_spec_loads_with_defaults_and_is_frozen(folder: Path) -> None:
         (lambda d: d.update(triggers={"schedule": "0 24 * * *"}), "triggers.schedule", "hour 24 must be between 0"),
         (lambda d: d.update(triggers={"schedule": "*/5 2 1-32 * *"}), "triggers.schedule", "between 1 and 31"),
         (lambda d: d.update(name="Churn!"), "name", "pattern"),
+        (lambda d: d["gate"].pop("cluster_by"), "gate.cluster_by", "required"),
+        (lambda d: d["gate"].update(false_promotions={"budget": 0}), "gate.false_promotions.budget", "greater than 0"),
+        (lambda d: d["gate"].update(false_promotions={"budget": 1}), "gate.false_promotions.budget", "less than 1"),
+        (lambda d: d["gate"].update(slices={"margin": 0}), "gate.slices.margin", "greater than 0"),
+        (lambda d: d["gate"].update(slices={}), "gate.slices.margin", "required"),
+        (
+            lambda d: d["gate"].update(slices={"margin": 0.1, "required": {"colour": ["red"]}}),
+            "(whole spec)",
+            "colour not among evaluation.slices (plan)",
+        ),
+        (
+            lambda d: (d["evaluation"].pop("slices"), d["gate"].update(slices={"margin": 0.1})),
+            "(whole spec)",
+            "no evaluation.slices",
+        ),
+        (lambda d: d["gate"].update(fairness=[{"column": "plan", "groups": ["a", "b"]}]), "gate.fairness.0", "max_gap"),
+        (
+            lambda d: d["gate"].update(fairness=[{"column": "plan", "groups": ["a"], "max_gap": 0.1}]),
+            "gate.fairness.0.groups",
+            "at least 2",
+        ),
+        (
+            lambda d: d["gate"].update(fairness=[{"column": "age", "groups": ["a", "b"], "max_gap": 0.1}]),
+            "(whole spec)",
+            "age is not among evaluation.slices (plan)",
+        ),
+        (
+            lambda d: d["gate"].update(
+                fairness=[{"column": "plan", "groups": ["a", "b"], "metric": "log_loss", "max_gap": 0.1}]
+            ),
+            "(whole spec)",
+            "log_loss not measured",
+        ),
+        (lambda d: d["gate"].update(cost={"max_size_mib": 0}), "gate.cost.max_size_mib", "greater than 0"),
+        (
+            lambda d: d["gate"].update(max_promotions_per_week=0),
+            "gate.max_promotions_per_week",
+            "greater than or equal",
+        ),
+        (lambda d: d["gate"].update(min_tenure="three days"), "gate.min_tenure", "whole number and a unit"),
+        (lambda d: d["gate"].update(verdict_expires="0s"), "gate.verdict_expires", "longer than 0s"),
+        (lambda d: d.update(approval={"required": "yes"}), "approval.required", "boolean"),
+        (lambda d: d.update(approval={"timeout": "0s"}), "approval.timeout", "at least 1m"),
+        (lambda d: d.update(approval={"timeout": "59s"}), "approval.timeout", "at least 1m"),
+        (lambda d: d.update(approval={"required": True, "approvers": "ada"}), "approval.approvers", "tuple"),
     ],
 )
 def test_one_mistake_is_told_with_field_and_what_is_allowed(folder: Path, edit: Edit, field: str, allowed: str) -> None:
@@ -179,3 +224,34 @@ def test_json_schema_names_every_top_level_field() -> None:
 def test_schedule_within_every_range_is_accepted(folder: Path, schedule: str) -> None:
     spec = load_spec(_write(folder, _edited(lambda d: d.update(triggers={"schedule": schedule}))))
     assert spec.triggers.schedule == schedule
+
+
+def test_every_rule_of_the_gate_and_the_approval_is_read(folder: Path) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["gate"] |= {
+            "rule": {"kind": "non_inferiority", "margin": 0.01, "refresh_after_days": 30},
+            "cluster_by": None,
+            "false_promotions": {"budget": 0.1, "period_days": 30},
+            "slices": {"margin": 0.02, "floor": 0.5, "min_rows": 50, "required": {"plan": ["basic", "plus"]}},
+            "fairness": [{"column": "plan", "groups": ["basic", "plus"], "max_gap": 0.1, "max_increase": 0.02}],
+            "cost": {"max_latency_p95_ms": 20, "max_latency_ratio": 2.0, "max_size_mib": 50, "max_size_ratio": 1.5},
+            "min_tenure": "3d",
+            "max_promotions_per_week": 2,
+            "verdict_expires": "2d",
+        }
+        document["approval"] = {"required": True, "approvers": ["ada"], "timeout": "12h", "break_glass": ["grace"]}
+
+    spec = load_spec(_write(folder, _edited(edit)))
+    assert spec.gate.slices is not None
+    assert spec.gate.slices.required == {"plan": ("basic", "plus")}
+    assert spec.gate.fairness[0].groups == ("basic", "plus")
+    assert spec.gate.cluster_by is None
+    assert spec.needed_columns == ("customer_id", "seen_at", "left", "age", "plan")
+    assert (spec.approval.approvers, spec.approval.break_glass) == (("ada",), ("grace",))
+
+
+def test_gate_without_the_new_rules_has_none_of_them(folder: Path) -> None:
+    gate = load_spec(_write(folder, VALID)).gate
+    assert (gate.false_promotions, gate.slices, gate.fairness, gate.cost) == (None, None, (), None)
+    assert gate.min_tenure.total_seconds() == 0
+    assert gate.max_promotions_per_week is None

@@ -91,7 +91,7 @@ class World:
         self.store.add_bucket("store")
         self.clock = FixedClock(END)
         self.registry = MemoryRegistry()
-        self.ledger = Ledger(self.store, ROOT)
+        self.ledger = Ledger(self.store, ROOT, self.clock)
         self.validator = FakeValidator()
         self.spec = toy_spec()
         self.request = RunRequest(model="toy", run_id="run-1", as_of=END, trigger="manual")
@@ -246,6 +246,7 @@ def test_refusal_records_the_champion_that_stays(world: World) -> None:
             dataset_sha256="",
             dataset_rows=1,
             fingerprint="f",
+            keys_sha256="k",
             training_start=START,
             training_end=END,
             trusted_types=(),

@@ -96,7 +96,7 @@ class World:
             registry=self.registry,
             validator=self.validator,
             clock=self.clock,
-            ledger=Ledger(self.store, ROOT),
+            ledger=Ledger(self.store, ROOT, self.clock),
             root=ROOT,
             specs=self.specs,
             import_roots=(TOY,),
@@ -120,7 +120,7 @@ class World:
         self.clock = FixedClock(self.clock.now() + timedelta(hours=1))
         return run_cycle(self.runtime, self.spec, self.request(**changes))
 
-    def outcomes(self) -> list[tuple[str | None, str | None]]:
-        """(verdict or kind, champion afterwards) of each ledger entry."""
+    def outcomes(self) -> list[tuple[str, str | None, str | None]]:
+        """(kind, verdict, champion afterwards) of each ledger entry."""
         entries = self.runtime.ledger.entries("toy")
-        return [(entry.verdict or entry.kind, entry.champion_after) for entry in entries]
+        return [(entry.kind, entry.verdict, entry.champion_after) for entry in entries]

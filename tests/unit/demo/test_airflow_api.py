@@ -94,3 +94,45 @@ def test_wait_for_a_dag_that_cannot_be_imported_shows_the_import_error():
 
     with pytest.raises(AirflowApiError, match=r"d.py: SyntaxError"):
         client(handler).wait_for_dag("d", timeout_s=0.01, poll_s=0.02)
+
+
+QUESTION = {
+    "task_instance": {"dag_id": "d", "dag_run_id": "r", "task_id": "approve", "map_index": -1},
+    "subject": "promote?",
+    "body": None,
+    "assigned_users": [{"id": "ada", "name": "Ada"}],
+}
+
+
+def test_questions_of_a_run_are_those_that_still_wait():
+    seen = []
+
+    def handler(request):
+        seen.append((request.url.path, dict(request.url.params)))
+        return httpx.Response(200, json={"hitl_details": [QUESTION], "total_entries": 1})
+
+    [question] = client(handler).pending_approvals("d", "r")
+    waiting = {"response_received": "false", "state": "awaiting_input"}
+    assert seen == [("/api/v2/dags/d/dagRuns/r/hitlDetails", waiting)]
+    assert (question.task_id, question.subject, question.body, question.may_answer) == (
+        "approve",
+        "promote?",
+        "",
+        ("ada",),
+    )
+
+
+@pytest.mark.parametrize(("approve", "option"), [(True, "Approve"), (False, "Reject")])
+def test_answer_goes_to_the_task_that_asked(approve, option):
+    seen = []
+
+    def handler(request):
+        if request.method == "GET":
+            return httpx.Response(200, json={"hitl_details": [QUESTION], "total_entries": 1})
+        seen.append((request.method, request.url.path, json.loads(request.content)))
+        return httpx.Response(200, json={})
+
+    api = client(handler)
+    api.answer_approval(api.pending_approvals("d", "r")[0], approve=approve)
+    path = "/api/v2/dags/d/dagRuns/r/taskInstances/approve/-1/hitlDetails"
+    assert seen == [("PATCH", path, {"chosen_options": [option]})]

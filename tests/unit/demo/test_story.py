@@ -144,7 +144,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
         registry=MemoryRegistry(),
         validator=FakeValidator(),
         clock=FixedClock(NOW),
-        ledger=Ledger(store, ROOT),
+        ledger=Ledger(store, ROOT, FixedClock(NOW)),
         root=ROOT,
         specs=REPOSITORY / "include" / "models",
         import_roots=(),

@@ -1,0 +1,7 @@
+"""`python -m perennial.cli`."""
+
+import sys
+
+from perennial.cli import main
+
+sys.exit(main())

@@ -1,0 +1,113 @@
+"""Arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from perennial import __version__
+from perennial.addresses import page_address
+from perennial.cli.champion import show_champion
+from perennial.cli.check import check_specs
+from perennial.cli.history import show_history
+from perennial.cli.rollback import roll_back
+from perennial.cli.run import run_once
+from perennial.cli.terminal import EXIT_FAILED, print_json
+from perennial.domain.times import parse_time
+from perennial.errors import BadDataError, PerennialError, RequestError, UnknownModelError
+from perennial.settings import Settings, load_settings
+
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    settings = load_settings()
+    try:
+        return int(arguments.command(arguments, settings))
+    except (UnknownModelError, RequestError) as error:
+        return _failed(arguments, settings, error, EXIT_USAGE)
+    except PerennialError as error:
+        return _failed(arguments, settings, error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("perennial: interrupted; what was published stays, run again to go on\n")
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="perennial", description="Continuous training: run, read, take back.")
+    parser.add_argument("--version", action="version", version=f"perennial {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., int], text: str, *, model: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        if model:
+            added.add_argument("model", metavar="MODEL", help="name of a spec")
+        added.add_argument("--json", action="store_true", help="print JSON for machines")
+        return added
+
+    check = add("check", check_specs, "Check all specs (or one file) and print every problem.", model=False)
+    check.add_argument("file", nargs="?", type=Path, help="one spec file instead of the whole folder")
+    check.add_argument("--schema", action="store_true", help="print the JSON schema of a spec, for editors")
+    run = add("run", run_once, "Run one cycle in this process.")
+    run.add_argument("--as-of", type=_moment, help="time to stand at, such as 2013-07-01T02:00:00Z (default: now)")
+    run.add_argument("--reason", default="", help="kept in the ledger")
+    run.add_argument("--force", action="store_true", help="judge again even if there is nothing new")
+    run.add_argument(
+        "--param", action="append", default=[], type=_param, metavar="NAME=JSON", help="training parameter"
+    )
+    run.add_argument(
+        "--break-glass", default="", metavar="REASON", help="promote against the gate, on record, if the spec lets you"
+    )
+    history = add("history", show_history, "What each run came to and what was done, oldest first.")
+    history.add_argument("--limit", type=_positive, help="only the newest N runs")
+    history.add_argument("--verify", action="store_true", help="look for changed, missing and forged entries instead")
+    champion = add("champion", show_champion, "What serves production, since when, and why.")
+    champion.add_argument("--at", type=_moment, help="at another time, such as 2013-07-04, from the ledger alone")
+    rollback = add("rollback", roll_back, "Put an earlier champion back; what it replaces is quarantined.")
+    rollback.add_argument("--to", metavar="VERSION", help="version to go back to (default: the one before)")
+    rollback.add_argument("--reason", default="", help="kept in the ledger")
+    return parser
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 2013-07-01 or 2013-07-01T02:00:00Z") from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=JSON, such as max_iter=100")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _failed(arguments: argparse.Namespace, settings: Settings, error: PerennialError, code: int) -> int:
+    page = (error.page_uri or "") if isinstance(error, BadDataError) else ""
+    address = page and page_address(page, root=settings.store, model=arguments.model, airflow_url=settings.airflow_url)
+    if getattr(arguments, "json", False):
+        pages = {"page_uri": page, "page_url": address} if page else {}
+        print_json({"error": type(error).__name__, "message": str(error), **pages})
+    else:
+        sys.stderr.write(f"perennial: {error}\n" + (f"page: {address}\n" if address else ""))
+    return code

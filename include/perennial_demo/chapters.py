@@ -1,0 +1,120 @@
+"""What happens in the demo's story, in order: which data lands when, and how its run is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from perennial_demo.story import Teller
+
+FLIGHTS: Final = "flights_delay"
+DIABETES: Final = "diabetes_progression"
+CORRUPTED_DAY: Final = date(2013, 7, 1)
+DAY_AFTER_THE_REPAIR: Final = date(2013, 7, 31)
+"""Landed with the corrupted day's repair, last of all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """One thing that happens."""
+
+    title: str
+    model: str
+    land: Callable[[Teller], object]
+    """Puts files into the landing zone."""
+    as_of: datetime | None = None
+    """Of the run that is then triggered through the REST API; None: the sensor has to notice by itself."""
+    is_refused: bool = False
+    """Whether this chapter's run has to fail. If it does not, the demo fails."""
+
+
+def landed_flights(first: date, last: date) -> Callable[[Teller], object]:
+    """Land the days from `first` to `last`, both included."""
+
+    def land(teller: Teller) -> object:
+        from flights.publisher import publish
+
+        return publish(first, last + timedelta(days=1), cache=teller.cache)
+
+    return land
+
+
+def _corrupted_flights(teller: Teller) -> object:
+    """Land one day as an upstream bug would have it."""
+    from flights.publisher import publish_corrupted
+
+    return publish_corrupted(CORRUPTED_DAY, cache=teller.cache)
+
+
+def _diabetes(*weeks: int) -> Callable[[Teller], object]:
+    def land(_teller: Teller) -> object:
+        from diabetes.publisher import publish
+
+        return publish(weeks)
+
+    return land
+
+
+def _morning(year: int, month: int, day: int) -> datetime:
+    """06:00 UTC, when nothing departs from New York."""
+    return datetime(year, month, day, 6, tzinfo=UTC)
+
+
+CHAPTERS: Final = (
+    Chapter(
+        title="1 April: January to March have landed; somebody triggers the first run",
+        model=FLIGHTS,
+        land=landed_flights(date(2013, 1, 1), date(2013, 3, 31)),
+        as_of=_morning(2013, 4, 1),
+    ),
+    Chapter(
+        title="1 May: April has landed; the sensor notices",
+        model=FLIGHTS,
+        land=landed_flights(date(2013, 4, 1), date(2013, 4, 30)),
+    ),
+    Chapter(
+        title="A second model, another task, another data set: diabetes. Its owner wants to be asked",
+        model=DIABETES,
+        land=_diabetes(1, 2, 3, 4, 5, 6),
+        as_of=datetime(2013, 2, 18, 3, tzinfo=UTC),
+    ),
+    Chapter(
+        title="1 June: May has landed, spring weather is here",
+        model=FLIGHTS,
+        land=landed_flights(date(2013, 5, 1), date(2013, 5, 31)),
+        as_of=_morning(2013, 6, 1),
+    ),
+    Chapter(
+        title="1 July: June has landed; the sensor notices",
+        model=FLIGHTS,
+        land=landed_flights(date(2013, 6, 1), date(2013, 6, 30)),
+    ),
+    Chapter(
+        title="2 July: the day before arrives corrupted by an upstream bug",
+        model=FLIGHTS,
+        land=_corrupted_flights,
+        as_of=_morning(2013, 7, 3),
+        is_refused=True,
+    ),
+    Chapter(
+        title="1 August: the day was landed again, whole, and July with it",
+        model=FLIGHTS,
+        land=landed_flights(CORRUPTED_DAY, date(2013, 7, 31)),
+        as_of=_morning(2013, 8, 1),
+    ),
+    Chapter(
+        title="The same once more: nothing has landed since",
+        model=FLIGHTS,
+        land=lambda _teller: None,
+        as_of=_morning(2013, 8, 1),
+    ),
+    Chapter(
+        title="1 September: August has landed; a month that changes little",
+        model=FLIGHTS,
+        land=landed_flights(date(2013, 8, 1), date(2013, 8, 31)),
+        as_of=_morning(2013, 9, 1),
+    ),
+)

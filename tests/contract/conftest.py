@@ -1,0 +1,35 @@
+"""Fixtures of more than one contract suite."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.contract.registries import Memory, Mlflow, Place, Registry, mlflow_server
+
+from perennial.testing.registry import MemoryRegistry
+
+
+@pytest.fixture(scope="session")
+def mlflow_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as place:
+        yield place
+
+
+@pytest.fixture(params=["memory", "mlflow"])
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "memory":
+        return Memory(MemoryRegistry())
+    mlflow_place: Mlflow = request.getfixturevalue("mlflow_place")
+    return mlflow_place
+
+
+@pytest.fixture
+def registry(place: Place) -> Registry:
+    return place.registry
+
+
+@pytest.fixture
+def model() -> str:
+    return f"model_{uuid.uuid4().hex[:8]}"
