@@ -1,4 +1,4 @@
-"""1,000 specs: how long until the DAG processor has stored all their DAGs, and what they cost a single task's parse.
+"""1,000 specs: how long until the DAG processor has stored their 2,000 DAGs, and what they cost a single task's parse.
 
 Runs the real `airflow dag-processor` with SpecBundle on an empty SQLite database, on two cores. Then, in fresh
 processes, parses one DAG the way a task does, with 1 and with 1,000 specs. Peak memory counts children too.
@@ -43,7 +43,7 @@ bundle.initialize()
 bag = BundleDagBag(dag_folder=str(bundle.path / sys.argv[2]), safe_mode=False, load_op_links=False,
                    bundle_path=bundle.path, bundle_name="perennial")
 seconds = time.perf_counter() - began
-assert list(bag.dags) == [sys.argv[1]], (list(bag.dags), bag.import_errors)
+assert sys.argv[1] in bag.dags and len(bag.dags) == 2, (list(bag.dags), bag.import_errors)
 print(json.dumps({"seconds": seconds, "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
 
@@ -163,8 +163,8 @@ def main() -> None:
             names = write_specs(home / "specs", number)
             env = environment(home, home / "specs" / "models")
             if label == "all":
-                pass_s, pass_bytes, cpu_s = full_pass(home, env, number)
-                print(f"{number} DAGs stored after {pass_s:.1f} s, {pass_bytes / 1e6:.0f} MB at most")
+                pass_s, pass_bytes, cpu_s = full_pass(home, env, 2 * number)
+                print(f"{2 * number} DAGs stored after {pass_s:.1f} s, {pass_bytes / 1e6:.0f} MB at most")
             shard = f"shard_{shard_of(names[0], DEFAULT_SHARDS):03d}.py"
             figures[label] = task_parse(env, names[0], shard, arguments.repeats)
             print(f"a task's parse with {number} specs: {figures[label][0]:.3f} s, {figures[label][1] / 1e6:.0f} MB")
