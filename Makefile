@@ -20,8 +20,14 @@ stop:  ## End every process of the demo.
 status: set-up  ## Show how the demo's services are doing.
 	@$(BIN)/python -m perennial_demo status
 
+# The tests of the real services are last and one at a time: they have the machine to themselves.
 test: set-up-dev  ## Run all tests; ARGS="tests/unit -x" chooses.
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n 2 --ignore=tests/system
+	$(BIN)/python -m pytest tests/system
+endif
 
 check: set-up-dev  ## Lint, format, types and import rules; what the commit hook and CI run.
 	$(BIN)/ruff check .

@@ -1,15 +1,18 @@
 """How fast the gate's interval of a paired difference in roc_auc is, against the plain loop over scikit-learn.
 
 30,000 rows in 14 days, two models, 1,000 replicates. The loop is what one writes first: draw days with replacement,
-put their rows together, call `roc_auc_score` for both models. It is run whole, on the very same draws. From its
-replicates, and scikit-learn's values with each day left out, come two intervals: by the formula that Perennial uses
-(`cluster_interval`), which has to agree within 5 % of its width and shows that nothing is lost by resampling clusters
-in place of rows; and the percentile interval that most loops stop at. That one is too short with 14 days (see
-`bench/interval_coverage.py`), so it is shown and not judged.
+put their rows together, call `roc_auc_score` for both models. It is run whole, on the very same draws.
+
+"The interval's ends within 5 % of its width" can be read in two ways, and both are printed:
+
+* the same formula (`cluster_interval`) on the loop's replicates and on scikit-learn's values with each day left out.
+  **This one is judged**: it shows that nothing is lost by resampling clusters in place of rows. It is 0 %.
+* the percentile interval that most loops stop at. It is **not judged, and misses 5 %** (about 9 %): with 14 days that
+  interval is too short (`bench/interval_coverage.py`), and agreeing with it would mean to be too short as well.
 
 For independent rows (`cluster_by: null`), DeLong's interval beside the loop over rows and its percentile interval,
 which is a fair one there: rows are many. Then 1,000,000 rows, each way, in a process of its own: seconds and peak
-memory. Last line: one JSON object.
+memory. Last line but one: all figures as JSON; last line: one JSON object of fixed fields.
 """
 
 from __future__ import annotations
@@ -154,19 +157,20 @@ def main() -> None:
     ratio = seconds / loop_s
     holds = {
         "50 times faster": ratio <= TARGET_RATIO,
-        "ends within 5 % of the width": gap(estimate, same) <= MAX_GAP,
+        "ends within 5 % of the width, same formula": gap(estimate, same) <= MAX_GAP,
         "DeLong's ends within 5 % of the width": gap(by_rows, plain_rows) <= MAX_GAP,
         "1 M rows in 10 s": all(found["seconds"] <= BIG_SECONDS for found in large.values()),
         "1 M rows in 2 GiB": all(found["peak_gib"] <= BIG_GIB for found in large.values()),
     }
-    line = {
-        "bench": "gate_speed",
-        "value": round(seconds, 4),
-        "unit": "s",
-        "baseline": round(loop_s, 2),
-        "ratio": round(ratio, 5),
-        "target": TARGET_RATIO,
-        "holds": all(holds.values()),
+    print(f"{given.rows:,} rows, {given.clusters} days, {given.replicates:,} replicates: {seconds:.3f} s")
+    print(f"loop over scikit-learn, the same draws: {loop_s:.1f} s, {loop_s / seconds:.0f} times as long (target 50)")
+    print("largest distance between ends, as a share of the width of the loop's interval (target: at most 5 %):")
+    print(f"  the same formula from the loop's values, judged:    {gap(estimate, same):.2%}")
+    print(f"  percentile interval of the loop, not judged:        {gap(estimate, plain):.2%}")
+    print(f"  independent rows, DeLong against percentile, judged: {gap(by_rows, plain_rows):.2%}")
+    for way, found in large.items():
+        print(f"{given.big_rows:,} rows, {way}: {found['seconds']} s, peak {found['peak_gib']} GiB")
+    details = {
         "checks": holds,
         "rows": given.rows,
         "clusters": given.clusters,
@@ -184,6 +188,16 @@ def main() -> None:
         },
         "big": large,
     }
+    line = {
+        "bench": "gate_speed",
+        "value": round(seconds, 4),
+        "unit": "s",
+        "baseline": round(loop_s, 2),
+        "ratio": round(ratio, 5),
+        "target": TARGET_RATIO,
+        "holds": all(holds.values()),
+    }
+    print(json.dumps(details))
     print(json.dumps(line))
 
 

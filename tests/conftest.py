@@ -1,4 +1,4 @@
-"""For all tests: in CI, a test that is skipped for a reason that nobody agreed to makes the run fail."""
+"""For all tests: a skip that nobody agreed to makes a run in CI fail; what tests have measured is told at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name the skips that made the run fail."""
+    """Tell what was measured (`record_property`), and name the skips that made the run fail."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.write_line(f"MEASURED {name} = {value}")
     for nodeid, reason in _refused_skips(config):
         terminalreporter.write_line(
             f"SKIP NOT ALLOWED {nodeid}: {reason} (tests/allowed_skips.txt lists the reasons that are)", red=True

@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perennial.domain.comparison import jackknife_values
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -24,6 +26,10 @@ PERSISTENCE: Final = 0.966
 """Correlation of what one day says of tonight's and of tomorrow's challenger."""
 SPREAD_AUTOCORRELATION: Final = 0.4
 """Of a day's own spread (a storm lasts), like that of the share of late flights."""
+WITHIN: Final = 1.155
+"""Standard deviation of the difference between two parts of a day, a whole day's being 1: halves correlate 0.5."""
+ROW_SHARE: Final = 0.13
+"""Share of a day's variance that comes from its rows, and grows as they get fewer (DeLong's over that by days)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,10 @@ class World:
     gain: float = 0.0
     """True gain of each challenger from night `from_night` on; 0 before."""
     from_night: int = 1
+    part: float = 1.0
+    """How much of its newest day the holdout holds; of its oldest one it holds the rest."""
+    sizes: tuple[float, ...] = ()
+    """Relative number of rows of the days of a week; empty: all alike."""
 
 
 class Nights:
@@ -51,21 +61,51 @@ class Nights:
         self.night = 0
         self.age = np.zeros(count)
         """Nights since the champion was made."""
+        self.length = DAYS if world.part == 1 else DAYS + 1
         self.noise = self._days(world.autocorrelation)
         self.spread = self._days(SPREAD_AUTOCORRELATION)
+        self.within = self._days(0.0)
 
     def next(self) -> Floats:
-        """(count, 14) pseudo-values of tonight's challengers, oldest day first; their means are the measured gains."""
+        """(count, days) what each day by itself says of tonight's challengers, oldest first; see `share`."""
         self.night += 1
         self.age += 1
         if self.night > 1:
             kept = np.sqrt(1 - PERSISTENCE**2) * self._days(self.world.autocorrelation)[:, 1:]
             self.noise = self._shifted(PERSISTENCE * self.noise[:, 1:] + kept, self.world.autocorrelation)
             self.spread = self._shifted(self.spread[:, 1:], SPREAD_AUTOCORRELATION)
-        volatility = self.world.volatility
-        shape = self.noise * np.exp(volatility * self.spread - volatility**2)  # of mean square 1
+            kept = np.sqrt(1 - PERSISTENCE**2) * self._days(0.0)[:, 1:]
+            self.within = self._shifted(PERSISTENCE * self.within[:, 1:] + kept, 0.0)
+        volatility, part = self.world.volatility, self.world.part
+        noise = self.noise.copy()
+        if part < 1:  # the later part of the oldest day, the earlier one of the newest
+            noise[:, 0] -= part * WITHIN * self.within[:, 0]
+            noise[:, -1] += (1 - part) * WITHIN * self.within[:, -1]
+        shape = noise * np.exp(volatility * self.spread - volatility**2)  # of mean square 1
         gain = self.world.gain if self.night >= self.world.from_night else 0.0
-        return gain + self.sd()[:, None] * shape
+        return gain + self.sd()[:, None] * shape * np.sqrt(1 - ROW_SHARE + ROW_SHARE / self._sizes())
+
+    def share(self) -> Floats:
+        """(days,) each day's share of tonight's rows."""
+        rows = self._sizes()
+        if self.world.part < 1:
+            rows[0] *= 1 - self.world.part
+            rows[-1] *= self.world.part
+        return rows / rows.sum()
+
+    def pseudo_values(self, days: Floats) -> Floats:
+        """(count, units) of the days that are over, by the product's formula."""
+        share = self.share()
+        whole = (days @ share)[:, None]
+        values = jackknife_values(whole, (whole - days * share) / (1 - share), share)
+        return values if self.world.part == 1 else values[:, :-1]
+
+    def _sizes(self) -> Floats:
+        """(days,) rows of whole days, relative to their mean."""
+        if not self.world.sizes:
+            return np.ones(self.length)
+        week = np.array(self.world.sizes) / np.mean(self.world.sizes)
+        return week[(self.night + np.arange(self.length)) % len(week)]
 
     def sd(self) -> Floats:
         """(count,) standard deviation over days."""
@@ -82,10 +122,11 @@ class Nights:
         self.age[which] = 0
         fresh = self._days(self.world.autocorrelation)
         self.noise[which] = fresh[which]
+        self.within[which] = self._days(0.0)[which]
 
     def _days(self, autocorrelation: float) -> Floats:
-        drawn = self.generator.normal(size=(self.count, DAYS))
-        for day in range(1, DAYS):
+        drawn = self.generator.normal(size=(self.count, self.length))
+        for day in range(1, self.length):
             drawn[:, day] = autocorrelation * drawn[:, day - 1] + np.sqrt(1 - autocorrelation**2) * drawn[:, day]
         return drawn
 

@@ -1,7 +1,8 @@
-"""Names and addresses in Airflow that the core tells people. Airflow itself is not imported here."""
+"""Names and addresses in Airflow and MLflow that the core tells people. Airflow itself is not imported here."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import quote
 
@@ -19,6 +20,23 @@ def retrain_dag_id(model: str) -> str:
 def rollback_dag_id(model: str) -> str:
     """The DAG that takes the model's champion back."""
     return f"perennial__{model}__rollback"
+
+
+def run_address(dag_id: str, run_id: str, *, airflow_url: str) -> str:
+    """Address of a run in Airflow's web server; empty if the server's is not known."""
+    base = airflow_url.rstrip("/")
+    return f"{base}/dags/{dag_id}/runs/{quote(run_id, safe=':+~')}" if base.startswith(("http://", "https://")) else ""
+
+
+def version_address(model: str, version: str, *, mlflow_url: str) -> str:
+    """Address of a registered version in MLflow's web server; empty if it is not reached by HTTP."""
+    base = without_credentials(mlflow_url).rstrip("/")
+    return f"{base}/#/models/{model}/versions/{version}" if base.startswith(("http://", "https://")) else ""
+
+
+def without_credentials(url: str) -> str:
+    """The address without user and password (invariant 12)."""
+    return re.sub(r"://[^/@\s]+@", "://", url)
 
 
 def page_address(page_uri: str, *, root: str, model: str, airflow_url: str) -> str:

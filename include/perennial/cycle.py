@@ -121,6 +121,7 @@ def decide(
 
     Before that, a champion that was moved by hand since the run began is put on record: the gate looks at its tenure.
     """
+    from perennial.addresses import page_address
     from perennial.champion_door import anchors
     from perennial.stages.decide import decide_promotion
 
@@ -140,10 +141,16 @@ def decide(
             run_url=runtime.registry.run_url(model.run_id),
             anchors=anchors(runtime.registry, spec.name),
         )
+        address = page_address(decision.page_uri, root=runtime.root, model=spec.name, airflow_url=runtime.airflow_url)
+        tags = {
+            "perennial.verdict": decision.verdict,
+            "perennial.decision_uri": decision.uri,
+            "perennial.decision_url": address,
+        }
         runtime.registry.annotate(
             model.run_id,
             metrics=_holdout_metrics(runtime, evaluation),
-            tags={"perennial.verdict": decision.verdict, "perennial.decision_uri": decision.uri},
+            tags={name: tag for name, tag in tags.items() if tag},
         )
     return decision
 

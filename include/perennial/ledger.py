@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -70,7 +71,7 @@ class Ledger:
 
     def entries(self, model: str) -> list[LedgerEntry]:
         """All entries of a model, in their order; damaged ones are left out and logged as errors with their uri."""
-        slots = self._objects.slots(model)
+        slots = self._slots(model)
         with ThreadPoolExecutor(max_workers=_READERS) as pool:
             return [entry for entry in pool.map(self._read, slots) if entry is not None]
 
@@ -83,7 +84,7 @@ class Ledger:
             count: how many at most.
             except_run: entries of this run are passed over.
         """
-        slots = [slot for slot in self._objects.slots(model) if not kinds or slot.kind in kinds]
+        slots = [slot for slot in self._slots(model) if not kinds or slot.kind in kinds]
         found: list[LedgerEntry] = []
         with ThreadPoolExecutor(max_workers=_READERS) as pool:
             while slots and len(found) < count:
@@ -99,13 +100,13 @@ class Ledger:
 
     def decisions(self, model: str, fingerprint: str) -> list[LedgerEntry]:
         """Those on a training of this fingerprint, oldest first; opens no others."""
-        slots = [slot for slot in self._objects.slots(model) if slot.kind == "decision"]
+        slots = [slot for slot in self._slots(model) if slot.kind == "decision"]
         entries = [self._read(slot) for slot in slots if training_mark(slot.training) == training_mark(fingerprint)]
         return [entry for entry in entries if entry is not None and entry.fingerprint == fingerprint]
 
     def find(self, model: str, entry_id: str) -> LedgerEntry | None:
         """The entry of this id, or None; opens no others."""
-        slots = [slot for slot in self._objects.slots(model) if slot.entry_id == entry_id]
+        slots = [slot for slot in self._slots(model) if slot.entry_id == entry_id]
         return next((entry for entry in map(self._read, slots) if entry is not None), None)
 
     def judged(self, model: str, fingerprint: str, policy: str) -> LedgerEntry | None:
@@ -114,7 +115,7 @@ class Ledger:
         A PROMOTE that was neither carried out nor declined by a person has not come to its end.
         """
         training = training_mark(fingerprint).removeprefix("-")
-        slots = [slot for slot in self._objects.slots(model) if slot.training in (training, None)]
+        slots = [slot for slot in self._slots(model) if slot.training in (training, None)]
         for position in range(len(slots) - 1, -1, -1):
             slot = slots[position]
             if slot.kind != "decision" or slot.training != training:
@@ -125,6 +126,20 @@ class Ledger:
             if entry.verdict != "PROMOTE" or self._carried_out_or_declined(entry, slots[position + 1 :]):
                 return entry
         return None
+
+    def has(self, model: str, sequence: int, sha256: str) -> bool:
+        """Whether there is an entry at this position with these bytes."""
+        slots = [slot for slot in self._objects.slots(model) if slot.sequence == sequence]
+        return any(sha256_of(self._store.read(slot.uri)) == sha256 for slot in slots)
+
+    def require_sound_end(self, model: str, lease: Lease) -> None:
+        """Pass if an entry can be appended; to be asked before an effect that must be recorded.
+
+        Raises:
+            LedgerConflictError: the ledger's end is damaged.
+            LockLostError: the lease is over.
+        """
+        self._settled(model, lease)
 
     def verify(self, model: str, anchors: Sequence[Anchor] = ()) -> Verification:
         """Look at every byte: each entry's hash against the next one's, the head's record and the anchors.
@@ -147,6 +162,7 @@ class Ledger:
         coming = Mark(sequence=sequence, entry_id=placed.entry_id, sha256=sha256_of(content), state="coming")
         lease.require_held()
         self._objects.put_mark(model, coming)
+        lease.require_held()
         written = self._store.write(uri, content, content_type=JSON_TYPE, if_absent=True)
         if not written and self._store.read(uri) != content:  # a put whose answer was lost says that it is there
             raise LedgerConflictError(f"{uri} was put there by something else meanwhile; nothing was overwritten")
@@ -221,6 +237,20 @@ class Ledger:
             return Recorded(entry=found, uri=slot.uri, sha256=sha256_of(content))
         return None
 
+    def _slots(self, model: str) -> list[Slot]:
+        """For those who read: without what lies beside the chain, see `_stands`."""
+        slots = self._objects.slots(model)
+        at = Counter(slot.sequence for slot in slots)
+        if len(at) == len(slots):
+            return slots
+        last = next(iter(self._objects.marks(model).heads), None)
+        return [
+            slot
+            for slot in slots
+            if at[slot.sequence] == 1
+            or ((content := self._content(slot)) is not None and self._stands(slot, content, slots, last))
+        ]
+
     def _stands(self, slot: Slot, content: bytes, slots: Sequence[Slot], last: Mark | None) -> bool:
         """Whether the slot is the one of its sequence that the chain goes through."""
         if sum(other.sequence == slot.sequence for other in slots) == 1:
@@ -239,11 +269,17 @@ class Ledger:
             for entry in answers
         )
 
-    def _read(self, slot: Slot) -> LedgerEntry | None:
+    def _content(self, slot: Slot) -> bytes | None:
         try:
-            entry = read_entry(self._store.read(slot.uri))
+            return self._store.read(slot.uri)
         except NotFoundError:
             return None  # set aside since it was listed
+
+    def _read(self, slot: Slot) -> LedgerEntry | None:
+        content = self._content(slot)
+        if content is None:
+            return None
+        entry = read_entry(content)
         if entry is None or entry.key != slot.name:
             _log.error("%s is damaged: not the ledger entry that its name promises", slot.uri)
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from perennial.domain.ledger_entry import LedgerEntry
+from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
 from perennial.domain.times import format_time, parse_time
 
 
@@ -44,11 +44,15 @@ class ChampionAt:
     @property
     def sentence(self) -> str:
         """For people."""
-        when = f"at {format_time(self.at)}"
-        by = "" if self.by == "recorded_at" else " by the data of its runs (the ledger itself begins later)"
         if self.version is None or self.since is None:
-            return f"The ledger knows no champion of {self.model} {when}{by}."
-        return f"Champion of {self.model} {when} was version {self.version}, since {format_time(self.since)}{by}."
+            return f"The ledger knows no champion of {self.model} at {format_time(self.at)}."
+        if self.by == "recorded_at":
+            asked, since = format_time(self.at), format_time(self.since)
+            return f"Champion of {self.model} at {asked} was version {self.version}, since {since}."
+        return (
+            f"{format_time(self.at)} is before the ledger's first entry. By the data that the runs had seen, the "
+            f"champion of {self.model} was version {self.version}, judged on data up to {format_time(self.since)}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what is not known is None."""
@@ -62,7 +66,9 @@ class ChampionAt:
             "at": format_time(self.at),
             "by": self.by,
             "since": None if self.since is None else format_time(self.since),
+            "recorded_at": None if move is None else format_time(move.recorded_at),
             "as_of": None if move is None else format_time(move.as_of),
+            "data_up_to": None if promotion is None else format_time(stood_at(promotion)),
             "how": None if move is None else move.kind,
             "why": self.sentence if move is None else move.summary,
             "moved_by": _who(move),
@@ -112,6 +118,44 @@ def champion_at(model: str, entries: Sequence[LedgerEntry], at: datetime) -> Cha
         decision=next((entry for entry in reversed(run) if entry.kind == "decision"), None),
         approval=next((entry for entry in reversed(run) if entry.kind == "approval" and entry.approved), None),
     )
+
+
+def why_no_champion(model: str, entries: Sequence[LedgerEntry]) -> str:
+    """Why the alias `champion` names nothing, and the way out: sentences for people.
+
+    Args:
+        model: its name.
+        entries: of its ledger, in their order.
+    """
+    moves = [entry for entry in entries if entry.moved]
+    if not moves:
+        told = f"perennial history {model} tells what its runs came to" if entries else f"perennial run {model} runs it"
+        return f"{model} has no champion yet: no run has promoted one; {told}."
+    last = moves[-1]
+    if last.champion_after is None:
+        version = last.champion_before
+        found = f"found and recorded at {format_time(last.recorded_at)}"
+    else:
+        version = last.champion_after
+        found = "found just now, and recorded by the next run or rollback"
+    named = next((entry for entry in reversed(moves) if entry.champion_after == version), None)
+    since = "" if named is None else f", since {format_time(named.recorded_at)}"  # None: that entry is missing
+    return (
+        f"{model} has no champion: somebody took the alias champion away in MLflow, outside Perennial ({found}). It "
+        f"named version {version}{since}. To put that back: perennial rollback {model} "
+        f"--to {version}"
+    )
+
+
+def quarantined_versions(entries: Sequence[LedgerEntry]) -> dict[str, str]:
+    """Versions that were taken back and are not promoted again: why, by version, in the order in which that happened.
+
+    Args:
+        entries: of the model's ledger, in their order.
+    """
+    held = quarantined(entry for entry in entries if entry.kind in MOVES)
+    removed = {digest: str(entry.champion_before) for entry in entries for digest in entry.quarantined}
+    return {removed[digest]: why for digest, why in held.items()}
 
 
 def stood_at(entry: LedgerEntry) -> datetime:

@@ -160,6 +160,8 @@ def _slot(uri: str) -> Slot | None:
 def read_entry(content: bytes) -> LedgerEntry | None:
     """The entry in these bytes; None if they are not one."""
     try:
-        return LedgerEntry.from_dict(json.loads(content))
+        entry = LedgerEntry.from_dict(json.loads(content))
+        _ = entry.key, entry.as_of  # made of fields that a damaged entry may lack
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return entry

@@ -83,7 +83,7 @@ def verify_ledger(model: str, anchors: Sequence[Anchor], *, store: ObjectStore, 
     slots, marks = _settled_look(model, objects)
     with ThreadPoolExecutor(max_workers=_READERS) as pool:
         found = [there for there in pool.map(lambda slot: _open(slot, store), slots) if there is not None]
-    chain = _Chain(objects.folder(model), found, marks, anchors)
+    chain = _Chain(model, objects.folder(model), found, marks, anchors)
     chain.walk()
     notes = [*chain.notes, *_notes(model, anchors, objects)]
     if found and not marks.heads and not marks.coming:
@@ -128,10 +128,12 @@ def _notes(model: str, anchors: Sequence[Anchor], objects: LedgerObjects) -> lis
 class _Chain:
     """Goes from the newest entry to the oldest: what is above, and stands, vouches for what is below."""
 
-    def __init__(self, folder: str, found: Iterable[_Found], marks: Marks, anchors: Sequence[Anchor]) -> None:
+    def __init__(
+        self, model: str, folder: str, found: Iterable[_Found], marks: Marks, anchors: Sequence[Anchor]
+    ) -> None:
         self.damages: list[Damage] = []
         self.notes: list[str] = []
-        self._folder, self._marks, self._anchors = folder, marks, anchors
+        self._model, self._folder, self._marks = model, folder, marks
         self._at: dict[int, list[_Found]] = defaultdict(list)
         for there in found:
             self._at[there.slot.sequence].append(there)
@@ -215,7 +217,8 @@ class _Chain:
 
     def _look(self, sequence: int) -> None:
         """Judge the objects of one sequence, and let the one that stands vouch for the entry before it."""
-        there, words = self._at[sequence], self._words[sequence]
+        # Of two with the same bytes, the one under its own name.
+        there, words = sorted(self._at[sequence], key=lambda one: not self._in_place(one)), self._words[sequence]
         standing = next((one for word in words for one in there if one.sha256 == word.sha256), None)
         if standing is None and not words:
             # Nothing above vouches for anything here: take the one that fits what is below.
@@ -224,13 +227,27 @@ class _Chain:
             if one is not standing:
                 self._at_fault(one, words, alone=len(there) == 1)
         if standing is not None:
+            if not self._in_place(standing):
+                self._misplaced(standing)
             self._disputed(standing, words)
             self._vouch(sequence, standing)
+
+    def _in_place(self, one: _Found) -> bool:
+        """Whether it is an entry of this model under its own name; another one is passed over by all who read."""
+        return one.entry is not None and (one.entry.model, one.entry.key) == (self._model, one.slot.name)
+
+    def _misplaced(self, one: _Found) -> None:
+        """These bytes are the ones that the chain goes through, and nobody reads them: as if they were missing."""
+        if one.entry is None:
+            self._damage("unreadable", one.slot.sequence, one.slot.uri, f"No ledger entry. {_WAY_OUT['unreadable']}")
+            return
+        detail = f"It holds the entry {one.entry.key} of {one.entry.model}, not the one that its name promises"
+        self._damage("forged", one.slot.sequence, one.slot.uri, f"{detail}. {_WAY_OUT['misplaced']}")
 
     def _fits(self, one: _Found) -> bool:
         """Whether an entry that nobody vouches for says what its place demands."""
         entry = one.entry
-        if entry is None or entry.key != one.slot.name:
+        if entry is None or not self._in_place(one):
             return False
         before = self._at.get(one.slot.sequence - 1, [])
         if one.slot.sequence == 1:
@@ -254,8 +271,9 @@ class _Chain:
             )
         elif alone and words:
             kind, detail = "changed", f"Its sha256 is {one.sha256}; {told}."
-        elif entry.key != slot.name:
-            kind, detail = "forged", f"It holds the entry {entry.key}, not the one that its name promises."
+        elif not self._in_place(one):
+            held = f"the entry {entry.key} of {entry.model}"
+            kind, detail = "forged", f"It holds {held}, not the one that its name promises."
         elif words:
             kind, detail = "forged", f"Another entry {slot.sequence} is the one that the chain goes through: {told}."
         else:
@@ -282,4 +300,5 @@ _WAY_OUT: Final = {
     "changed": "Bring the original back from a backup of the bucket.",
     "unreadable": "Bring the original back from a backup of the bucket.",
     "forged": "Find out who put it there, and move it out of the folder.",
+    "misplaced": "Find out who renamed it, and give it that entry's name, in that model's folder.",
 }

@@ -5,8 +5,10 @@ object for each mark and each ticket. Every key is written by one process only, 
 atomic puts, which not every store has; it needs that a listing shows what was put before it began, as S3's does.
 
 Beyond the paper, holders may die: marks and tickets carry the end of a lease, and whoever waits passes those over whose
-lease ended more than `CLOCK_TOLERANCE` ago. What this does not give: a process that is paused for longer than its lease
-right between `Lease.require_held` and the effect that follows does not notice.
+lease ended more than `CLOCK_TOLERANCE` ago, removes them, and looks again. Who lives all the same, by a slower clock,
+finds what it wrote gone when it writes its next object or asks `Lease.require_held`: machines whose clocks differ by
+more stop each other. What this does not give: a process that is paused for longer than its lease right between
+`require_held` and the effect that follows does not notice.
 """
 
 from __future__ import annotations
@@ -124,7 +126,9 @@ def model_lock(
                 yield held
                 return
             _log.warning(
-                "%s %s lock: was held up for longer than its lease while it waited; queues again", model, owner
+                "%s %s lock: was held up for longer than its lease, or taken for dead, while it waited; queues again",
+                model,
+                owner,
             )
         finally:
             place.leave()
@@ -154,29 +158,33 @@ class _Place:
         self._clock, self._lease = clock, lease
         self._id = secrets.token_hex(8)
         self._written: list[str] = []
+        self._passed: set[str] = set()
+        """Uris of those that have left, or were passed over."""
         self._choosing: set[str] | None = None
         """Who was choosing at the first look after the number was taken, and still is."""
         self._read: dict[str, Mapping[str, str]] = {}
 
     def wait(self, give_up_s: float) -> Lease | None:
-        """The lock; None if this place was lost because its own lease ran out meanwhile."""
+        """The lock; None if this place was lost: its lease ran out meanwhile, or others have passed it over."""
         mark = self._write(f"{_CHOOSING}{self._id}.json")
         number = 1 + max((claim.number for claim in self._claims(_TICKET)), default=0)
         ticket = self._write(f"{_TICKET}{number:08d}-{self._id}-000.json")
-        if mark.is_over:
-            return None  # others may have passed the mark over, and taken no notice of the number
+        stored = self._counted(mark)
+        if stored is None:
+            return None  # others may have taken no notice of the number
+        self._compare_clocks(mark, stored)
         self._delete(mark.ticket_uri)
         sleep_s, renewals, waited_for = _SHORTEST_SLEEP_S, 0, 0
         while True:
             if ticket.wants_renewal:
                 renewals += 1
                 renewed = self._write(f"{_TICKET}{number:08d}-{self._id}-{renewals:03d}.json")
-                if ticket.is_over:
+                if self._counted(ticket) is None:
                     return None
                 ticket = renewed
             ahead = self._ahead(number)
             if not ahead:
-                return None if ticket.is_over or self._store.head(ticket.ticket_uri) is None else ticket
+                return None if self._counted(ticket) is None else ticket
             if time.monotonic() >= give_up_s:
                 raise LockTimeoutError(self._told(ahead[0]))
             # The queue moves: its next may come soon.
@@ -192,8 +200,34 @@ class _Place:
             except PerennialError as error:
                 _log.warning("%s lock: cannot remove %s; its lease ends it: %s", self._model, uri, error)
 
+    def _counted(self, written: Lease) -> ObjectInfo | None:
+        """The mark or ticket, if nobody has passed it over. To be asked when the one that follows it is there."""
+        stored = self._store.head(written.ticket_uri)
+        return None if written.is_over else stored
+
+    def _compare_clocks(self, written: Lease, stored: ObjectInfo) -> None:
+        off_s = (stored.modified - (written.ends - written.length)).total_seconds()
+        if abs(off_s) > CLOCK_TOLERANCE.total_seconds():
+            _log.warning(
+                "%s lock: this machine's clock is %.0f s %s the store's; if those of two machines differ by more than "
+                "%.0f s, they take each other for dead",
+                self._model,
+                abs(off_s),
+                "behind" if off_s > 0 else "ahead of",
+                CLOCK_TOLERANCE.total_seconds(),
+            )
+
     def _ahead(self, number: int) -> list[_Claim]:
-        """Those to wait for. Marks are looked at before tickets: a ticket is there before its mark goes."""
+        """Those to wait for."""
+        while True:
+            claims, now = self._look(number)
+            waiting = [claim for claim in claims if not self._passed_over(claim, now)]
+            if len(waiting) == len(claims):
+                return waiting
+            # Who was passed over may have written its next object before the last one was removed: look again.
+
+    def _look(self, number: int) -> tuple[list[_Claim], datetime]:
+        """Who is choosing or ahead, and when. Marks come before tickets: a ticket is there before its mark goes."""
         # The time before the listings: a renewal that they do not show was then written after the lease's end.
         now = self._clock.now()
         marks = self._claims(_CHOOSING)
@@ -202,7 +236,7 @@ class _Place:
         self._choosing = seen if self._choosing is None else self._choosing & seen
         claims = [claim for claim in marks if claim.holder in self._choosing]
         claims += [claim for claim in self._claims(_TICKET) if (claim.number, claim.holder) < (number, self._id)]
-        return [claim for claim in claims if not self._passed_over(claim, now)]
+        return [claim for claim in claims if claim.uri not in self._passed], now
 
     def _claims(self, prefix: str) -> list[_Claim]:
         """Of the others; of several tickets of one holder the newest."""
@@ -215,6 +249,8 @@ class _Place:
             facts = self._facts(claim.uri)
         except NotFoundError:
             # A ticket goes when its holder leaves. A mark goes when a ticket is there, which the next look shows.
+            if claim.number > 0:
+                self._passed.add(claim.uri)
             return claim.number > 0
         # Half written, or damaged: nobody knows its end, so it gets the longest that it can have.
         ends = parse_time(facts["lease_ends"]) if facts else claim.modified + self._lease
@@ -222,6 +258,7 @@ class _Place:
             return False
         _log.warning("%s lock: passed over %s, whose lease ended at %s", self._model, claim.uri, format_time(ends))
         self._delete(claim.uri)
+        self._passed.add(claim.uri)
         return True
 
     def _facts(self, uri: str) -> Mapping[str, str]:

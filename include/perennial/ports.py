@@ -144,8 +144,8 @@ class ModelRegistry(Protocol):
         """The tags of every version of a model, by version; empty if there is no such model."""
         ...
 
-    def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a version; the same again changes nothing."""
+    def tag_version(self, model: str, version: str, tags: Mapping[str, str | None]) -> None:
+        """Set tags of a version, or (None) take them away; the same again changes nothing."""
         ...
 
     def log_text(self, run_id: str, path: str, text: str) -> None:

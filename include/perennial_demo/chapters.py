@@ -65,54 +65,54 @@ def _morning(year: int, month: int, day: int) -> datetime:
 
 CHAPTERS: Final = (
     Chapter(
-        title="1 April: January to March have landed; somebody triggers the first run",
+        title="1 April 2013: January to March have landed. Somebody triggers the first run",
         model=FLIGHTS,
         land=landed_flights(date(2013, 1, 1), date(2013, 3, 31)),
         as_of=_morning(2013, 4, 1),
     ),
     Chapter(
-        title="1 May: April has landed; the sensor notices",
+        title="1 May: April has landed. The sensor starts a run",
         model=FLIGHTS,
         land=landed_flights(date(2013, 4, 1), date(2013, 4, 30)),
     ),
     Chapter(
-        title="A second model, another task, another data set: diabetes. Its owner wants to be asked",
+        title="A second model, on data up to 17 February: a regression. Its owner wants to be asked before a promotion",
         model=DIABETES,
         land=_diabetes(1, 2, 3, 4, 5, 6),
         as_of=datetime(2013, 2, 18, 3, tzinfo=UTC),
     ),
     Chapter(
-        title="1 June: May has landed, spring weather is here",
+        title="1 June: May has landed. Somebody triggers a run",
         model=FLIGHTS,
         land=landed_flights(date(2013, 5, 1), date(2013, 5, 31)),
         as_of=_morning(2013, 6, 1),
     ),
     Chapter(
-        title="1 July: June has landed; the sensor notices",
+        title="1 July: June has landed. The sensor starts a run",
         model=FLIGHTS,
         land=landed_flights(date(2013, 6, 1), date(2013, 6, 30)),
     ),
     Chapter(
-        title="2 July: the day before arrives corrupted by an upstream bug",
+        title="3 July: the flights of 1 July arrive corrupted by a bug upstream. The run has to refuse them",
         model=FLIGHTS,
         land=_corrupted_flights,
         as_of=_morning(2013, 7, 3),
         is_refused=True,
     ),
     Chapter(
-        title="1 August: the day was landed again, whole, and July with it",
+        title="1 August: 1 July was landed again, whole, and the rest of July with it",
         model=FLIGHTS,
         land=landed_flights(CORRUPTED_DAY, date(2013, 7, 31)),
         as_of=_morning(2013, 8, 1),
     ),
     Chapter(
-        title="The same once more: nothing has landed since",
+        title="1 August again: nothing has landed since, so nothing is judged",
         model=FLIGHTS,
         land=lambda _teller: None,
         as_of=_morning(2013, 8, 1),
     ),
     Chapter(
-        title="1 September: August has landed; a month that changes little",
+        title="1 September: August has landed",
         model=FLIGHTS,
         land=landed_flights(date(2013, 8, 1), date(2013, 8, 31)),
         as_of=_morning(2013, 9, 1),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from perennial.cli.terminal import data_up_to, plain_times
 from perennial.domain.ledger_entry import MOVES, OUTCOMES
 from perennial.ledger import outcomes_by_run
 
@@ -35,7 +36,7 @@ def history_table(model: str, entries: Sequence[LedgerEntry]) -> Table:
     A promotion has no line of its own: its run's shows it as `v1 -> v2`.
     """
     table = Table(title=model, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", no_wrap=True, min_width=_TO_THE_SECOND)
+    table.add_column("run at (UTC)", no_wrap=True, min_width=_TO_THE_SECOND)
     for name in ("data up to", "trigger", "verdict", "champion"):
         table.add_column(name, no_wrap=True)
     table.add_column("reason", ratio=1)
@@ -50,7 +51,7 @@ def history_table(model: str, entries: Sequence[LedgerEntry]) -> Table:
                 _TRIGGERS.get(trigger, trigger) if is_first else "",
                 styled_outcome(entry),
                 champions(moved_by(run) if entry.kind in OUTCOMES else entry) if entry.kind != "approval" else "",
-                Text(entry.summary),
+                Text(plain_times(entry.summary)),
             )
     return table
 
@@ -82,9 +83,3 @@ def champions(entry: LedgerEntry) -> str:
     """Champion before and after, as in `v1 -> v2`."""
     before, after = (f"v{version}" if version else "none" for version in (entry.champion_before, entry.champion_after))
     return before if before == after else f"{before} -> {after}"
-
-
-def data_up_to(entry: LedgerEntry) -> str:
-    """Day of the newest data that the run looked at; of a run that saw none, the day on which it stood."""
-    snapshot: dict[str, Any] = entry.references.get("snapshot", {})
-    return str(snapshot.get("watermark", entry.request["as_of"]))[:10]

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from perennial.addresses import retrain_dag_id, rollback_dag_id
+from perennial.cli.terminal import data_up_to, plain_times
+from perennial.ledger_answers import quarantined_versions
 from perennial.settings import DEMO_SWITCH
 from perennial_demo.airflow_api import DagRun
 from perennial_demo.chapters import (
@@ -39,6 +41,7 @@ MODELS: Final = (FLIGHTS, DIABETES)
 RUN_TIMEOUT_S: Final = 300.0
 DAG_TIMEOUT_S: Final = 120.0
 SENSOR_RUN: Final = "asset_triggered"
+RUN_TYPES: Final = {"manual": "triggered by REST", SENSOR_RUN: "started by the sensor", "scheduled": "by the clock"}
 
 
 def run(stack: Stack) -> None:
@@ -59,6 +62,9 @@ def run(stack: Stack) -> None:
         return
     for model in MODELS:
         stack.airflow.wait_for_dag(dag_id(model), timeout_s=DAG_TIMEOUT_S)
+    stack.console.print(
+        "\n2013 passes in minutes. The headings' dates are the data's; runs and ledger go by this machine's clock."
+    )
     teller.resume()
     for chapter in CHAPTERS:
         teller.tell(chapter)
@@ -198,7 +204,7 @@ class Teller:
 
     def take_back(self, model: str) -> None:
         """Somebody finds the champion wanting, and goes back to the one before through Airflow."""
-        self.stack.console.print("\n[bold]2 September: complaints; somebody takes the champion back[/]")
+        self.stack.console.print("\n[bold]2 September: complaints. Somebody takes the champion back, in Airflow[/]")
         entries = self.runtime.ledger.entries(model)
         if any(entry.kind == "rollback" for entry in entries):
             self.stack.console.print("  taken back in an earlier demo")
@@ -229,12 +235,13 @@ class Teller:
         """
         from perennial.champion_door import anchors
 
-        self.stack.console.print("\n[bold]Are the ledgers whole?[/]")
+        self.stack.console.print("\n[bold]Is every entry of the ledgers as it was written?[/]")
         for model in MODELS:
             found = self.runtime.ledger.verify(model, anchors(self.runtime.registry, model))
             if not found.sound:
                 raise DemoError(f"The ledger of {model} is damaged: {'; '.join(d.detail for d in found.damages)}")
-            self.stack.console.print(f"  {model}: {found.entries} entries, each with the hash of the one before: sound")
+            count = f"{found.entries} {'entry' if found.entries == 1 else 'entries'}"
+            self.stack.console.print(f"  {model}: yes; {count}, each with the hash of the one before", markup=False)
 
     def _wait(self, model: str, run_id: str) -> DagRun:
         """Until the run is over; if it asks for a person's approval on the way, give it.
@@ -249,7 +256,7 @@ class Teller:
             for question in airflow.pending_approvals(dag_id(model), run_id):
                 self.stack.console.print(f"  the run asks: {question.subject}", markup=False)
                 airflow.answer_approval(question, approve=True)
-                self.stack.console.print("  somebody reads the decision's page and approves")
+                self.stack.console.print("  the demo answers Yes in the owner's place")
             time.sleep(0.25)
         return airflow.wait_for_run(dag_id(model), run_id, timeout_s=max(1.0, deadline - time.monotonic()))
 
@@ -266,7 +273,9 @@ class Teller:
         text.append_text(styled_outcome(entry))
         of_run = [other for other in self.runtime.ledger.entries(entry.model) if other.run_id == entry.run_id]
         why = next((other for other in of_run if other.kind == "decision"), entry).summary
-        text.append(f"  champion {champions(entry)}  ({run.run_type} run, {took:.1f} s)\n  {why}")
+        data = f"  data up to {data_up_to(entry)}" if "snapshot" in entry.references else ""
+        text.append(f"  champion {champions(entry)}{data}  ({RUN_TYPES.get(run.run_type, run.run_type)}, {took:.1f} s)")
+        text.append(f"\n  {plain_times(why)}")
         self.stack.console.print(text)
 
     def show_history(self) -> None:
@@ -285,12 +294,20 @@ class Teller:
             ("the ledger", f".venv/bin/perennial history {FLIGHTS} --verify"),
             ("what serves, and why", f".venv/bin/perennial champion {FLIGHTS}"),
             ("what served on a day", f".venv/bin/perennial champion {FLIGHTS} --at 2013-07-04"),
-            ("take the champion back", f".venv/bin/perennial rollback {FLIGHTS}"),
+            *self._way_back(),
             ("end it all", "make stop"),
         ]
         stack.console.print("\n[bold]Where to look[/]")
         for what, where in lines:
             stack.console.print(f"  {what:<26}{where}", markup=False, soft_wrap=True)
+
+    def _way_back(self) -> list[tuple[str, str]]:
+        """How to put back what the story took back; nothing if it took nothing."""
+        held = quarantined_versions(self.runtime.ledger.entries(FLIGHTS))
+        command = f".venv/bin/perennial rollback {FLIGHTS} --to"
+        return [
+            (f"put version {version} back", f'{command} {version} --reason "a look"') for version in list(held)[-1:]
+        ]
 
     def _refused_url(self) -> str:
         entries = self.runtime.ledger.entries(FLIGHTS)

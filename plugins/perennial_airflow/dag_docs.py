@@ -36,8 +36,9 @@ def dag_doc(spec: ModelSpec) -> str:
             f"| a run starts | {_triggers(spec)} |",
             "",
             "**Colours.** Everything after `snapshot_data` skipped: nothing new to judge. `promote_if_better` skipped: "
-            "judged, recorded, the champion stays; the button *Decision* says why. `validate_data` red: the data was "
-            "refused; the button *Validation report* shows the rows.",
+            "judged, recorded, the champion stays; the button *Decision* (on the task's tab *Details*; its log has the "
+            "address, too) says why. `validate_data` red: the data was refused; the button *Validation report* shows "
+            "the rows.",
             "",
             f"**Trigger by hand** takes a reason (kept in the ledger), a time to stand at (`as_of`), other training "
             f"parameters for this run only, and `force` to judge again what was judged before.{_break_glass(spec)}",
@@ -50,10 +51,10 @@ def dag_doc(spec: ModelSpec) -> str:
 def rollback_doc(spec: ModelSpec) -> str:
     """Markdown: what the rollback does."""
     return (
-        f"Puts an earlier champion of `{spec.name}` back: the version that the form names, or the one before the "
-        "present champion. It is tried out first; who went back, when and why goes into the ledger. The model that was "
-        f"removed is kept in quarantine: retraining (`{retrain_dag_id(spec.name)}`) does not promote it again. To lift "
-        "that, name its version here."
+        f"Puts an earlier champion of `{spec.name}` back, at once: the version that the form names, or the one before "
+        "the present champion. It is tried out first; who went back, when and why goes into the ledger. The model that "
+        f"was removed is kept in quarantine: retraining (`{retrain_dag_id(spec.name)}`) does not promote it again. To "
+        "lift that, go back to its version here, with a reason."
     )
 
 

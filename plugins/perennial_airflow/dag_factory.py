@@ -327,11 +327,13 @@ def _rollback_form() -> dict[str, Param]:
         "to": Param(
             None,
             type=["null", "string"],
-            pattern="^[0-9]+$",
+            pattern="^[1-9][0-9]*$",
             title="Back to version",
-            description="Empty: the champion before the present one.",
+            description="Empty: the champion before the present one. Trigger acts at once: the version is tried out "
+            "and becomes champion, and the one that it replaces goes into quarantine: it is not promoted again. A "
+            "version in quarantine can be named too; that releases it, and takes a reason.",
         ),
-        "reason": _text("Reason", "Kept in the ledger, and shown where the removed version is kept in quarantine."),
+        "reason": _text("Reason", "Kept in the ledger, and told with the quarantine."),
     }
 
 

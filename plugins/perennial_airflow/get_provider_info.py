@@ -44,6 +44,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "extra-links": [
-            f"perennial_airflow.links.{name}" for name in ("ValidationReportLink", "DecisionLink", "MlflowRunLink")
+            f"perennial_airflow.links.{name}"
+            for name in ("ValidationReportLink", "DecisionLink", "MlflowRunLink", "MlflowVersionLink")
         ],
     }

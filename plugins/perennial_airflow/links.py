@@ -57,6 +57,14 @@ class MlflowRunLink(StageLink):
     key: ClassVar[str] = "mlflow_run_url"
 
 
+@attrs.define()
+class MlflowVersionLink(StageLink):
+    """The version that is champion now, in MLflow."""
+
+    name: str = "Version in MLflow"
+    key: ClassVar[str] = "mlflow_version_url"
+
+
 def page_url(page_uri: str, *, root: str, model: str) -> str:
     """Address, in this Airflow's web server, of a page that lies in the store; empty if it is none that is served."""
     airflow_url = conf.get("api", "base_url", fallback="") or load_settings().airflow_url

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 from tests.contract.registries import Mlflow, Place, Registry, free_port, training
 
-from perennial.adapters.mlflow_registry import MlflowRegistry
+from perennial.adapters.mlflow_registry import _ALIAS_TIMEOUT_S, MlflowRegistry
 from perennial.adapters.mlflow_tags import version_number
 from perennial.domain.references import ModelRef
 from perennial.errors import (
@@ -25,6 +26,7 @@ from perennial.errors import (
     RegistryUnavailableError,
     TerminalError,
 )
+from perennial.lock import _MARGIN, CLOCK_TOLERANCE, LEASE
 
 
 def test_training_of_a_fingerprint_is_found_again_with_every_field(registry: Registry, model: str) -> None:
@@ -145,6 +147,9 @@ def test_tags_of_all_versions_are_told_by_version(place: Place, model: str) -> N
     place.register_by_hand(model)
     registry.tag_version(model, "2", {"perennial.note": "odd", "team": "ops"})
     registry.tag_version(model, "2", {"perennial.note": "odd"})
+    registry.tag_version(model, "2", {"team": None, "was.never.there": None})
+    assert "team" not in registry.version_tags(model)["2"]
+    registry.tag_version(model, "2", {"team": "ops"})
     tags = registry.version_tags(model)
     assert list(tags) == ["1", "2"]
     assert tags["1"]["perennial.digest"] == logged.digest
@@ -208,7 +213,8 @@ def test_damaged_tag_of_a_version_is_told_with_version_tag_and_way_out(
     else:
         client.set_model_version_tag(model, "1", tag, value)
     for ask in (lambda: registry.champion(model), lambda: registry.version(model, "1")):
-        with pytest.raises(ChampionUnusableError, match=f"version 1 of {model}.*{told}.*move the alias"):
+        told_all = f"version 1 of {model}.*{told}.*perennial rollback {model} --to"
+        with pytest.raises(ChampionUnusableError, match=told_all):
             ask()
     assert registry.champion_version(model) == "1"
 
@@ -254,7 +260,6 @@ def _server_that_says(body: bytes) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"[]", b'{"model_version": 7}', b'{"model_version"'])
 @contextmanager
 def _server_that_counts(status: int | None) -> Iterator[tuple[str, list[str]]]:
     """A server that answers so, or (None) not at all; and what it was asked."""
@@ -283,6 +288,11 @@ def _server_that_counts(status: int | None) -> Iterator[tuple[str, list[str]]]:
             server.shutdown()
 
 
+def test_request_that_moves_the_alias_ends_before_others_take_its_holder_for_dead() -> None:
+    left = LEASE * _MARGIN + CLOCK_TOLERANCE  # right after a look at the lease
+    assert timedelta(seconds=2 * _ALIAS_TIMEOUT_S) <= left  # the connection, then the answer
+
+
 @pytest.mark.parametrize("status", [503, None], ids=["unavailable", "no-answer"])
 def test_alias_is_asked_for_once_and_not_for_long(status: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perennial.adapters.mlflow_registry._ALIAS_TIMEOUT_S", 0.5)
@@ -295,6 +305,7 @@ def test_alias_is_asked_for_once_and_not_for_long(status: int | None, monkeypatc
     assert '"version": "2"' in asked[0]
 
 
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"[]", b'{"model_version": 7}', b'{"model_version"'])
 def test_answer_that_is_none_of_mlflows_is_an_error_that_says_what_was_asked(body: bytes) -> None:
     with _server_that_says(body) as url, pytest.raises(PerennialError, match="could not look up the champion of m"):
         MlflowRegistry(url).champion("m")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+from perennial.addresses import retrain_dag_id
 from perennial.champion_door import anchors
 from perennial.runtime import Runtime, build_runtime
 from perennial.settings import load_settings
 from perennial_demo import process
-from perennial_demo.airflow_api import DagRun
+from perennial_demo.airflow_api import AirflowApi, DagRun, Question
 from perennial_demo.airflow_settings import base_environ
 from perennial_demo.home import REPOSITORY, Home
 from perennial_demo.ports import Ports, free_port
@@ -85,6 +87,31 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
             process.stop(stack.home.root, grace_s=5)
 
 
+class UnhurriedApi(AirflowApi):
+    """Shows a question only once the scheduler knows that the process which asked has ended, as people see it.
+
+    Airflow 3.3 takes an answer that comes sooner for a mistake of the task's, and runs it again: it asks once more.
+    """
+
+    def __init__(self, base_url: str, scheduler_log: Path) -> None:
+        super().__init__(base_url)
+        self._scheduler_log = scheduler_log
+        self._first_seen_s: dict[str, float] = {}
+
+    def pending_approvals(self, dag_id: str, run_id: str) -> list[Question]:
+        told = self._scheduler_log.read_text(errors="replace")
+        tries = {task.task_id: task.try_number for task in self.task_instances(dag_id, run_id)}
+        ready = []
+        for question in super().pending_approvals(dag_id, run_id):
+            key = f"dag_id='{dag_id}', task_id='{question.task_id}', run_id='{run_id}', try_number="
+            key += str(tries[question.task_id])
+            # Should Airflow word it otherwise one day: nobody reads a page in less time than this.
+            waited_s = time.monotonic() - self._first_seen_s.setdefault(key, time.monotonic())
+            if f"executor event with state success for task instance TaskInstanceKey({key}," in told or waited_s > 15:
+                ready.append(question)
+        return ready
+
+
 @dataclass(frozen=True)
 class World:
     """The one stack that the tests share, and the folder in which its user keeps her models."""
@@ -126,9 +153,14 @@ class World:
         """A model like the diabetes example, by another name, that asks nobody; its DAG's id once Airflow has it."""
         spec = yaml.safe_load((self.mine / "models" / "diabetes_progression.yaml").read_text())
         spec.update({"name": name, "triggers": {}, "approval": {}, **changes})
-        (self.mine / "models" / f"{name}.yaml").write_text(yaml.safe_dump(spec))
-        dag_id = f"perennial__{name}__retrain"
-        self.stack.airflow.wait_for_dag(dag_id, timeout_s=60)
+        path = self.mine / "models" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(spec))
+        dag_id = retrain_dag_id(name)
+        try:
+            self.stack.airflow.wait_for_dag(dag_id, timeout_s=60)
+        except BaseException:
+            path.unlink()  # a spec that breaks would fail the tests after this one too
+            raise
         return dag_id
 
     def run(self, dag_id: str, *, timeout_s: float = 180, **conf: Any) -> DagRun:
@@ -179,6 +211,7 @@ def world(make_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFac
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     }
     stack = make_stack("world", environ={"PERENNIAL_SPECS": str(mine / "models")}, airflow_overrides=overrides)
+    stack.airflow = UnhurriedApi(stack.airflow_url, stack.home.logs / "airflow-scheduler.log")
     stack.up()
     return World(stack, mine, kills)
 

@@ -35,7 +35,10 @@ def mlflow_answers(action: str) -> Iterator[None]:
         ) from error
     except MlflowException as error:
         message = without_credentials(f"could not {action}: {str(error)[:500]}")
-        if error.error_code in _TRANSIENT_CODES or isinstance(error.__cause__, requests.RequestException):
+        if isinstance(error.__cause__, requests.RequestException):  # whose text goes on for lines
+            unanswered = f"could not {action}: MLflow did not answer ({type(error.__cause__).__name__})"
+            raise RegistryUnavailableError(unanswered) from error
+        if error.error_code in _TRANSIENT_CODES:
             raise RegistryUnavailableError(message) from error
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFoundError(message) from error

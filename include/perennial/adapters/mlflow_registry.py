@@ -230,12 +230,15 @@ class MlflowRegistry:
             if not token:
                 return
 
-    def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
+    def tag_version(self, model: str, version: str, tags: Mapping[str, str | None]) -> None:
         """One request a tag."""
         _require_number(model, version)
         with mlflow_answers(f"tag version {version} of {model}"):
             for name, value in tags.items():
-                self._client.set_model_version_tag(model, version, name, value)
+                if value is None:
+                    self._client.delete_model_version_tag(model, version, name)
+                else:
+                    self._client.set_model_version_tag(model, version, name, value)
 
     def point_alias(self, model: str, alias: str, version: str) -> None:
         """Last writer wins. Asked once, and not for long: a caller whose lock has run out must not move it any more."""

@@ -58,8 +58,8 @@ def registered_version(found: ModelVersion) -> RegisteredVersion:
         raise ChampionUnusableError(
             f"version {found.version} of {found.name} cannot be used: {error}. Perennial did not register it, or its "
             f"tags were damaged; what it was trained on is unknown, so no fair comparison is possible. Restore the "
-            f"tags from its MLflow run, move the alias `champion` to a version that Perennial registered, or delete "
-            f"the alias to start over"
+            f"tags from its MLflow run, or go back to a version that Perennial registered with `perennial rollback "
+            f"{found.name} --to VERSION`"
         ) from error
     return RegisteredVersion(name=str(found.name), version=str(found.version), model=trained)
 

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    NoCredentialsError,
 )
 from s3transfer.exceptions import RetriesExceededError
 
@@ -68,6 +69,11 @@ def mapped(action: str, uri: str) -> Iterator[None]:
         raise _of_answer(error, action, uri) from error
     except (*_UNAVAILABLE, RetriesExceededError) as error:
         raise StoreUnavailableError(f"cannot {action} {uri}: the store did not answer in full: {error}") from error
+    except NoCredentialsError as error:
+        raise TerminalError(
+            f"cannot {action} {uri}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a "
+            f"profile, or in Airflow the connection"
+        ) from error
     except BotoCoreError as error:
         raise TerminalError(f"cannot {action} {uri}: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perennial.cli.terminal import (
@@ -17,10 +17,13 @@ from perennial.cli.terminal import (
     print_line,
     print_text,
 )
-from perennial.ledger_answers import ChampionAt, champion_at
+from perennial.domain.times import format_time
+from perennial.errors import RequestError
+from perennial.ledger_answers import ChampionAt, champion_at, quarantined_versions, why_no_champion
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
+    from perennial.domain.ledger_entry import LedgerEntry
     from perennial.ports import RegisteredVersion
     from perennial.runtime import Runtime
 
@@ -32,6 +35,8 @@ def show_champion(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _at(arguments: argparse.Namespace, runtime: Runtime) -> int:
+    if arguments.at > runtime.clock.now():
+        raise RequestError(f"--at {format_time(arguments.at)} is in the future; the ledger knows the past only")
     answer = champion_at(arguments.model, runtime.ledger.entries(arguments.model), arguments.at)
     told = {**answer.to_dict(), "sentence": answer.sentence, **_page(answer, runtime)}
     if arguments.json:
@@ -39,27 +44,34 @@ def _at(arguments: argparse.Namespace, runtime: Runtime) -> int:
     else:
         print_text(make_console(), answer.sentence)
         if answer.version is not None:
-            left_out = ("model", "at", "by", "sentence")
-            _show(arguments.model, {name: value for name, value in told.items() if name not in left_out})
+            _show(told)
     return EXIT_FAILED if answer.version is None else EXIT_DONE
 
 
 def _now(arguments: argparse.Namespace, runtime: Runtime) -> int:
     champion = runtime.registry.champion(arguments.model)
+    entries = runtime.ledger.entries(arguments.model)
+    held = quarantined_versions(entries)
     if champion is None:
-        if arguments.json:
-            print_json({"model": arguments.model, "version": None})
-        else:
-            text = f"{arguments.model} has no champion yet; `perennial history {arguments.model}` tells why"
-            make_console().print(text, markup=False)
-        return EXIT_FAILED
-    answer = champion_at(arguments.model, runtime.ledger.entries(arguments.model), runtime.clock.now())
-    facts = _facts(champion, answer, runtime)
+        return _none(arguments, entries, held)
+    answer = champion_at(arguments.model, entries, runtime.clock.now())
+    facts = {**_facts(champion, answer, runtime), "quarantined": held}
     if arguments.json:
         print_json(facts)
     else:
-        _show(arguments.model, {name: value for name, value in facts.items() if name != "model"})
+        _show(facts)
     return EXIT_DONE
+
+
+def _none(arguments: argparse.Namespace, entries: Sequence[LedgerEntry], held: Mapping[str, str]) -> int:
+    why = why_no_champion(arguments.model, entries)
+    if arguments.json:
+        print_json({"model": arguments.model, "version": None, "why": why, "quarantined": held})
+    else:
+        console = make_console()
+        for text in (why, *(f"In quarantine: {reason}" for reason in held.values())):
+            print_text(console, text)
+    return EXIT_FAILED
 
 
 def _facts(champion: RegisteredVersion, answer: ChampionAt, runtime: Runtime) -> dict[str, Any]:
@@ -67,12 +79,15 @@ def _facts(champion: RegisteredVersion, answer: ChampionAt, runtime: Runtime) ->
     named: dict[str, Any] = {"model": champion.name, "version": champion.version}
     trained = {name: value for name, value in champion.model.to_dict().items() if name != "kind"}
     known = answer.to_dict()
+    names = ("since", "as_of", "data_up_to", "how", "why", "moved_by", "break_glass", "verdict", "decision", "approver")
     if answer.version != champion.version or known["digest"] not in (None, champion.model.digest):
         before = "no champion" if answer.version is None else f"version {answer.version}"
-        why = f"the alias was moved outside Perennial: the newest move on record is to {before}"
-        unknown = dict.fromkeys(("since", "as_of", "how"))
-        return {**named, **unknown, "why": why, "approver": None, "page_uri": None, "page_url": "", **trained}
-    names = ("since", "as_of", "how", "why", "moved_by", "break_glass", "verdict", "decision", "approver")
+        why = (
+            f"The alias was moved outside Perennial: the ledger's newest move is to {before}. The next run or rollback "
+            f"puts this on record."
+        )
+        unknown = {**dict.fromkeys(names), "why": why}
+        return {**named, **unknown, "page_uri": None, "page_url": "", **trained}
     told = {name: known[name] for name in names}
     return {**named, **told, **_page(answer, runtime), **trained, "snapshot_uri": known["snapshot_uri"]}
 
@@ -82,12 +97,29 @@ def _page(answer: ChampionAt, runtime: Runtime) -> dict[str, Any]:
     return {"page_uri": page, "page_url": address_of(page, model=answer.model, runtime=runtime)}
 
 
-def _show(title: str, facts: Mapping[str, Any]) -> None:
-    """What is known; the page below it, where its address is not wrapped."""
-    rows = {name: value for name, value in facts.items() if name not in ("page_uri", "page_url")}
-    shown = {name: value for name, value in rows.items() if value is not None and value is not False and value != ""}
+def _show(facts: Mapping[str, Any]) -> None:
+    """What people ask for, in the order in which they ask; JSON has the rest. The page last, on a line of its own."""
+    by_clock = facts.get("by") != "data"
+    judged = f"{facts['verdict']}: {facts['decision']}" if facts.get("verdict") else None
+    trained = f"{facts['training_start']} to {facts['training_end']}" if facts.get("training_end") else None
+    rows = {
+        "model": facts["model"],
+        "version": facts["version"],
+        **({"champion since": facts["since"]} if by_clock else {"recorded at": facts["recorded_at"]}),
+        "asked for by": facts["moved_by"],
+        "why": facts["why"],
+        "glass broken": "yes" if facts["break_glass"] else None,
+        "approved by": facts["approver"],
+        "verdict": judged,
+        "judged on data up to": facts["data_up_to"],
+        "trained on data of": trained,
+        "training data": facts.get("snapshot_uri") or facts.get("snapshot_sha256"),
+        "model's digest": facts.get("digest"),
+        "MLflow run": facts.get("run_id"),
+        **{f"quarantined v{version}": why for version, why in facts.get("quarantined", {}).items()},
+    }
     console = make_console()
-    print_facts(console, title, [(n.replace("_", " "), "yes" if v is True else str(v)) for n, v in shown.items()])
+    print_facts(console, [(name, str(value)) for name, value in rows.items() if value])
     page = facts["page_url"] or facts["page_uri"]
     if page:
         print_line(console, f"page: {page}")

@@ -19,7 +19,7 @@ _FIELDS: Final = ("file", "field", "value", "allowed")
 
 def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
     """Every problem of every spec; warnings of what is allowed and seldom meant."""
-    from perennial.spec import json_schema, spec_paths
+    from perennial.spec import json_schema, no_specs, spec_paths
 
     if arguments.schema:
         print_json(json_schema())
@@ -37,7 +37,7 @@ def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
             good.append(spec.name)
             warnings += _warnings(path, spec)
     if not paths:
-        problems.append(SpecProblem(str(settings.specs), "(folder)", "empty", "no spec here; set PERENNIAL_SPECS"))
+        problems.append(SpecProblem(str(settings.specs), "(folder)", "(no spec)", no_specs(settings.specs)))
     if arguments.json:
         told = {"problems": problems, "warnings": warnings}
         lists = {key: [{name: getattr(p, name) for name in _FIELDS} for p in found] for key, found in told.items()}
@@ -67,9 +67,10 @@ def _warnings(path: Path, spec: ModelSpec) -> list[SpecProblem]:
     named = [name for name, value in starts.items() if value is not None]
     if not named or spec.gate.false_promotions is not None:
         return []
+    again = "starts runs" if len(named) == 1 else "start runs"
     text = (
-        f"{' and '.join(named)} test again and again: each test may err, and nothing bounds the false promotions of a "
-        f"year. Add gate.false_promotions: {{budget: 0.05, period_days: 90}}"
+        f"{' and '.join(named)} {again} again and again. Each run's test may err, and nothing bounds how many false "
+        f"promotions a year of them makes. Add to gate: false_promotions: {{budget: 0.05, period_days: 90}}"
     )
     return [SpecProblem(path.name, "gate.false_promotions", "(missing)", text)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perennial import __version__
-from perennial.addresses import page_address
+from perennial.addresses import page_address, without_credentials
 from perennial.cli.champion import show_champion
 from perennial.cli.check import check_specs
 from perennial.cli.history import show_history
@@ -19,11 +20,28 @@ from perennial.cli.rollback import roll_back
 from perennial.cli.run import run_once
 from perennial.cli.terminal import EXIT_FAILED, print_json
 from perennial.domain.times import parse_time
-from perennial.errors import BadDataError, PerennialError, RequestError, UnknownModelError
+from perennial.errors import (
+    BadDataError,
+    PerennialError,
+    RegistryUnavailableError,
+    RequestError,
+    StoreUnavailableError,
+    UnknownModelError,
+)
 from perennial.settings import Settings, load_settings
 
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+_FRACTION: Final = re.compile(r"(?<=T\d\d:\d\d:\d\d)\.\d+(?=Z)")
+"""Of a second: nobody reads it."""
+EPILOG: Final = """\
+exit codes:
+  0    done (run: whatever the verdict)
+  1    refused or failed
+  2    wrong usage: an unknown model, an option's value that is not allowed
+  130  interrupted
+
+example: perennial champion flights_delay    (each command's --help has its own)"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,23 +61,70 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="perennial", description="Continuous training: run, read, take back.")
+    parser = argparse.ArgumentParser(
+        prog="perennial",
+        description="Continuous training: run, read, take back.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"perennial {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., int], text: str, *, model: bool = True) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, command: Callable[..., int], text: str, *, example: str, model: bool = True
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, epilog=f"example: perennial {name} {example}")
         added.set_defaults(command=command)
         if model:
             added.add_argument("model", metavar="MODEL", help="name of a spec")
         added.add_argument("--json", action="store_true", help="print JSON for machines")
         return added
 
-    check = add("check", check_specs, "Check all specs (or one file) and print every problem.", model=False)
+    check = add(
+        "check",
+        check_specs,
+        "Check all specs (or one file) and print every problem.",
+        example="include/models/flights_delay.yaml",
+        model=False,
+    )
     check.add_argument("file", nargs="?", type=Path, help="one spec file instead of the whole folder")
     check.add_argument("--schema", action="store_true", help="print the JSON schema of a spec, for editors")
-    run = add("run", run_once, "Run one cycle in this process.")
-    run.add_argument("--as-of", type=_moment, help="time to stand at, such as 2013-07-01T02:00:00Z (default: now)")
+    _add_run(add("run", run_once, "Run one cycle in this process.", example='flights_delay --reason "a first look"'))
+    history = add(
+        "history",
+        show_history,
+        "What each run came to and what was done, oldest first.",
+        example="flights_delay --limit 5",
+    )
+    history.add_argument("--limit", type=_positive, metavar="N", help="only the newest N runs")
+    history.add_argument("--verify", action="store_true", help="look for changed, missing and forged entries instead")
+    champion = add(
+        "champion",
+        show_champion,
+        "What serves production, since when, and why.",
+        example="flights_delay --at 2013-07-04",
+    )
+    champion.add_argument(
+        "--at", type=_moment, metavar="TIME", help="at another time, such as 2013-07-04, from the ledger alone"
+    )
+    rollback = add(
+        "rollback",
+        roll_back,
+        "Put an earlier champion back, at once. The version that it replaces is quarantined: it is not promoted again "
+        "until somebody goes back to it.",
+        example='flights_delay --to 2 --reason "too many false alarms"',
+    )
+    rollback.add_argument("--to", metavar="VERSION", help="version to go back to (default: the champion before)")
+    rollback.add_argument(
+        "--reason", default="", help="kept in the ledger; going back to a quarantined version needs one"
+    )
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--as-of", type=_moment, metavar="TIME", help="time to stand at, such as 2013-07-01T02:00:00Z (default: now)"
+    )
     run.add_argument("--reason", default="", help="kept in the ledger")
     run.add_argument("--force", action="store_true", help="judge again even if there is nothing new")
     run.add_argument(
@@ -68,15 +133,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--break-glass", default="", metavar="REASON", help="promote against the gate, on record, if the spec lets you"
     )
-    history = add("history", show_history, "What each run came to and what was done, oldest first.")
-    history.add_argument("--limit", type=_positive, help="only the newest N runs")
-    history.add_argument("--verify", action="store_true", help="look for changed, missing and forged entries instead")
-    champion = add("champion", show_champion, "What serves production, since when, and why.")
-    champion.add_argument("--at", type=_moment, help="at another time, such as 2013-07-04, from the ledger alone")
-    rollback = add("rollback", roll_back, "Put an earlier champion back; what it replaces is quarantined.")
-    rollback.add_argument("--to", metavar="VERSION", help="version to go back to (default: the one before)")
-    rollback.add_argument("--reason", default="", help="kept in the ledger")
-    return parser
 
 
 def _moment(text: str) -> datetime:
@@ -102,6 +158,17 @@ def _param(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _where_it_is_looked_for(settings: Settings, error: PerennialError) -> str:
+    """The next step where a server does not answer."""
+    if isinstance(error, RegistryUnavailableError):
+        place = f"MLflow is looked for at {settings.mlflow_tracking_uri} (MLFLOW_TRACKING_URI)"
+    elif isinstance(error, StoreUnavailableError):
+        place = f"S3 is looked for at {settings.s3_endpoint or 'AWS'} (AWS_ENDPOINT_URL_S3)"
+    else:
+        return ""
+    return without_credentials(f"{place}. Is it running?")
+
+
 def _failed(arguments: argparse.Namespace, settings: Settings, error: PerennialError, code: int) -> int:
     page = (error.page_uri or "") if isinstance(error, BadDataError) else ""
     address = page and page_address(page, root=settings.store, model=arguments.model, airflow_url=settings.airflow_url)
@@ -109,5 +176,10 @@ def _failed(arguments: argparse.Namespace, settings: Settings, error: PerennialE
         pages = {"page_uri": page, "page_url": address} if page else {}
         print_json({"error": type(error).__name__, "message": str(error), **pages})
     else:
-        sys.stderr.write(f"perennial: {error}\n" + (f"page: {address}\n" if address else ""))
+        lines = [
+            f"perennial: {_FRACTION.sub('', str(error))}",
+            _where_it_is_looked_for(settings, error),
+            f"page: {address}" if address else "",
+        ]
+        sys.stderr.write("".join(f"{line}\n" for line in lines if line))
     return code

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from perennial.addresses import retrain_dag_id, run_address
 from perennial.cli.terminal import (
     EXIT_DONE,
     EXIT_FAILED,
     address_of,
     champions,
+    data_up_to,
     known_runtime,
     make_console,
     outcome_of,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from perennial.ledger import Anchor, Verification
     from perennial.runtime import Runtime
+    from perennial.spec.parts import Approval
 
 WAYS_OUT: Final = {
     "changed": "Put the original bytes back from the bucket's versions or a backup.",
@@ -36,6 +39,11 @@ WAYS_OUT: Final = {
     "unreadable": "Look at its bytes; put the original back from the bucket's versions or a backup.",
     "cut_off": "Entries at the end were removed: put them back from the bucket's versions or a backup.",
 }
+VERIFIED: Final = (
+    "Every entry was read, and its bytes have the hash that the next entry holds of them. MLflow holds such hashes "
+    "too (anchors): of the entry that made each version champion last. So a ledger that was written anew as a whole, "
+    "or cut off before the newest move, would have been found."
+)
 
 
 def show_history(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -52,9 +60,9 @@ def show_history(arguments: argparse.Namespace, settings: Settings) -> int:
         print_json([_json_entry(entry, runtime) for entry in entries])
     elif not runs:
         text = f"No run of {arguments.model} has come to an end yet; start one: perennial run {arguments.model}"
-        make_console().print(text, markup=False)
+        print_text(make_console(), text)
     else:
-        _show(runs)
+        _show(runs, runtime)
     return EXIT_DONE
 
 
@@ -63,16 +71,17 @@ def _json_entry(entry: LedgerEntry, runtime: Runtime) -> dict[str, Any]:
     return {**entry.to_dict(), "outcome": outcome_of(entry), "page_url": page_url}
 
 
-def _show(runs: Sequence[Sequence[LedgerEntry]]) -> None:
+def _show(runs: Sequence[Sequence[LedgerEntry]], runtime: Runtime) -> None:
     """Two lines a run or more: a table's last column would be narrow, and the reason is what people look for."""
     from rich.text import Text
 
     console = make_console()
+    approval = _approval_policy(runs[0][0].model, runtime)
     console.print("data up to  outcome       champion     trigger    recorded (UTC)", style="dim")
     for run in runs:
         first = next((entry for entry in run if entry.kind in OUTCOMES), run[0])
         move = next((entry for entry in reversed(run) if entry.kind in MOVES), first)
-        line = Text(f"{_data_up_to(first)}  ")
+        line = Text(f"{data_up_to(first):<10}  ")
         line.append(f"{outcome_of(first):<12}  ", style=style_of(first))
         trigger = str(first.request.get("trigger", ""))
         moved = champions(move.champion_before, move.champion_after)
@@ -80,26 +89,49 @@ def _show(runs: Sequence[Sequence[LedgerEntry]]) -> None:
         if any(entry.break_glass for entry in run):
             line.append("  glass broken", style="bold red")
         console.print(line)
-        for text in _story(run, first):
-            print_text(console, text, indent=12)
+        print_text(console, first.summary, indent=12)
+        for entry in run:
+            if entry is not first and entry.kind != "promotion":
+                print_text(console, entry.summary, indent=12, style="" if entry.approved else "yellow")
+        if _was_to_be_promoted(run, first):
+            _show_unfinished(console, run, first, approval, runtime)
 
 
-def _story(run: Sequence[LedgerEntry], first: LedgerEntry) -> Iterator[str]:
-    """The outcome's reason, what people did, and a promotion that did not come."""
-    yield first.summary
-    for entry in run:
-        if entry is not first and entry.kind != "promotion":
-            yield f"{entry.recorded_at:%Y-%m-%d %H:%M}  {entry.summary}"
-    promoted = any(entry.kind == "promotion" for entry in run)
-    declined = any(entry.approved is False for entry in run)
-    if first.kind == "decision" and first.verdict == "PROMOTE" and not promoted and not declined:
-        yield "Not carried out: it waits for approval, or was refused or interrupted; Airflow's run tells."
+def _was_to_be_promoted(run: Sequence[LedgerEntry], first: LedgerEntry) -> bool:
+    """Whether the gate said PROMOTE, the newest answer is no No, and there is no promotion all the same."""
+    answers = [entry.approved for entry in run if entry.kind == "approval"]
+    done = any(entry.kind == "promotion" for entry in run) or answers[-1:] == [False]
+    return first.kind == "decision" and first.verdict == "PROMOTE" and not done
 
 
-def _data_up_to(entry: LedgerEntry) -> str:
-    """Day of the newest data that the run saw; of a run that saw none, the day on which it stood."""
-    snapshot: dict[str, Any] = entry.references.get("snapshot", {})
-    return str(snapshot.get("watermark", entry.request["as_of"]))[:10]
+def _show_unfinished(
+    console: Console, run: Sequence[LedgerEntry], first: LedgerEntry, approval: Approval | None, runtime: Runtime
+) -> None:
+    """Why a PROMOTE has not come to a promotion, as far as the ledger and the spec can tell, and where to look."""
+    by_command = first.request.get("trigger") == "command"
+    asks = approval is not None and approval.required and not any(entry.approved for entry in run)
+    until = first.recorded_at + approval.timeout if approval is not None else first.recorded_at
+    if asks and by_command:
+        text = "Not promoted: that takes an approval in Airflow, where a run of this command cannot be approved."
+    elif asks and runtime.clock.now() < until:
+        text = f"Waiting for approval in Airflow, until {until:%Y-%m-%d %H:%M} UTC; no answer by then is a No."
+    else:
+        text = "Not promoted so far: the run goes on, was interrupted, or was refused at its last step."
+    print_text(console, text, indent=12, style="yellow")
+    address = run_address(retrain_dag_id(first.model), first.run_id, airflow_url=runtime.airflow_url)
+    if address and not by_command:
+        print_line(console, f"            {address}")
+
+
+def _approval_policy(model: str, runtime: Runtime) -> Approval | None:
+    """Of the spec as it is now; None if it cannot be read, which is no reason to hide the ledger."""
+    from perennial.errors import SpecError
+    from perennial.spec import load_model
+
+    try:
+        return load_model(runtime.specs, model).approval
+    except SpecError:
+        return None
 
 
 def _verify(arguments: argparse.Namespace, runtime: Runtime) -> int:
@@ -130,8 +162,10 @@ def _anchors(model: str, runtime: Runtime) -> tuple[list[Anchor], str]:
 def _show_verification(console: Console, found: Verification, anchors: int, notes: Sequence[str]) -> None:
     entries = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
     if found.sound:
-        head = f", head {found.head_sha256}" if found.head_sha256 else ""
-        print_line(console, f"sound: {entries}{head}, {anchors} {'anchor' if anchors == 1 else 'anchors'} in MLflow")
+        print_line(console, f"sound: {entries}, {anchors} {'anchor' if anchors == 1 else 'anchors'} in MLflow")
+        print_text(console, VERIFIED, indent=4)
+        if found.head_sha256:
+            print_line(console, f"    newest entry's sha256: {found.head_sha256}")
     else:
         count = len(found.damages)
         print_line(console, f"DAMAGED: {count} {'finding' if count == 1 else 'findings'} in {entries}")

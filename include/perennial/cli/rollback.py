@@ -11,6 +11,7 @@ from perennial.cli.terminal import (
     make_console,
     new_run_id,
     print_json,
+    print_line,
     print_text,
     user,
 )
@@ -39,17 +40,23 @@ def roll_back(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     done = rollback(runtime, spec, request)
     took_s = time.perf_counter() - began
-    recorded = [e for e in runtime.ledger.newest(spec.name, "rollback", count=5) if e.run_id == request.run_id]
-    quarantined = dict(recorded[-1].quarantined) if recorded else {}
+    found = (
+        entry for entry in runtime.ledger.newest(spec.name, "rollback", count=100) if entry.run_id == request.run_id
+    )
+    entry = next(found)  # the rollback ends with its entry on record
     if arguments.json:
         facts = {key: value for key, value in done.to_dict().items() if key not in ("kind", "quarantined")}
-        print_json({"model": spec.name, **facts, "quarantined": quarantined, "took_s": round(took_s, 3)})
+        told = {"summary": entry.summary, "quarantined": dict(entry.quarantined), "took_s": round(took_s, 3)}
+        print_json({"model": spec.name, **facts, **told})
         return EXIT_DONE
     console = make_console()
-    moved = champions(done.champion_before, done.champion_after)
-    console.print(f"[bold]{moved}[/]  in {took_s:.1f} s")
-    for digest, why in quarantined.items():
-        print_text(console, f"quarantined: {digest[:12]}  {why}", indent=4)
-    if not quarantined:
-        print_text(console, "Nothing was quarantined.", indent=4)
+    print_line(console, f"{champions(done.champion_before, done.champion_after)}  in {took_s:.1f} s")
+    print_text(console, entry.summary, indent=4)
+    if entry.quarantined:
+        print_text(
+            console,
+            f"What puts version {done.champion_before} back, and releases it from quarantine: "
+            f"perennial rollback {spec.name} --to {done.champion_before} --reason TEXT",
+            indent=4,
+        )
     return EXIT_DONE

@@ -13,6 +13,7 @@ from perennial.cli.terminal import (
     make_console,
     new_run_id,
     outcome_of,
+    plain_times,
     print_json,
     print_line,
     print_text,
@@ -20,6 +21,8 @@ from perennial.cli.terminal import (
     user,
 )
 from perennial.domain.ledger_entry import MOVES, OUTCOMES, LedgerEntry
+from perennial.domain.references import DecisionRef, EvaluationRef, PromotionRef, SnapshotRef, ValidationRef
+from perennial.domain.times import format_time
 from perennial.errors import RequestError
 from perennial.settings import Settings
 
@@ -116,6 +119,24 @@ def _quiet(_name: str, _reference: Reference | None) -> None:
 def _progress(console: Console) -> Callable[[str, Reference | None], None]:
     def tell(name: str, reference: Reference | None) -> None:
         if reference is not None:
-            console.print(f"[green]done[/]  {name}")
+            print_line(console, f"done  {name:<10}{_came_to(reference)}")
 
     return tell
+
+
+def _came_to(reference: Reference) -> str:
+    """A few words on what a stage came to; most need none."""
+    match reference:
+        case SnapshotRef():
+            new = "; nothing new to judge" if reference.nothing_new_since is not None else ""
+            return plain_times(f"{reference.rows:,} rows, data up to {format_time(reference.watermark)}{new}")
+        case ValidationRef():
+            return f"{reference.expectations} expectations, {reference.failed} failed"
+        case EvaluationRef():
+            champion = f"version {reference.champion_version}" if reference.champion_version else "no champion yet"
+            return f"{reference.rows:,} rows, against {champion}"
+        case DecisionRef():
+            return reference.verdict
+        case PromotionRef():
+            return f"champion is version {reference.champion_after}" if reference.promoted else "nothing to promote"
+    return ""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import secrets
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from perennial.addresses import page_address
+from perennial.domain.ledger_entry import OUTCOMES
 from perennial.domain.times import format_time
-from perennial.errors import UnknownModelError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ STYLES: Final = {
     "rollback": "magenta",
     "outside": "red",
 }
+_TIME: Final = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
 
 def known_runtime(model: str, settings: Settings) -> Runtime:
@@ -41,13 +44,9 @@ def known_runtime(model: str, settings: Settings) -> Runtime:
         UnknownModelError: there is no such spec.
     """
     from perennial.runtime import build_runtime
-    from perennial.spec import spec_paths
+    from perennial.spec import require_known
 
-    known = [path.stem for path in spec_paths(settings.specs)]
-    if model not in known:
-        raise UnknownModelError(
-            f"no spec for model {model!r} in {settings.specs}; known models: {', '.join(known) or 'none'}"
-        )
+    require_known(settings.specs, model)
     return build_runtime(settings)
 
 
@@ -71,6 +70,8 @@ def address_of(page_uri: str | None, *, model: str, runtime: Runtime) -> str:
 
 def outcome_of(entry: LedgerEntry) -> str:
     """The verdict, or what the entry is about instead."""
+    if entry.kind == "approval":
+        return "approved" if entry.approved else "declined"
     return entry.verdict if entry.verdict and entry.kind == "decision" else entry.kind.replace("_", " ")
 
 
@@ -85,6 +86,14 @@ def champions(before: str | None, after: str | None) -> str:
     return old if old == new else f"{old} -> {new}"
 
 
+def data_up_to(entry: LedgerEntry) -> str:
+    """Day of the newest data that the run saw; of a run that refused to look the day on which it stood."""
+    snapshot: dict[str, Any] = entry.references.get("snapshot", {})
+    if not snapshot and entry.kind not in OUTCOMES:
+        return "-"  # a rollback looks at no data
+    return str(snapshot.get("watermark", entry.request["as_of"]))[:10]
+
+
 def make_console() -> Console:
     """Where people read."""
     from rich.console import Console
@@ -92,29 +101,32 @@ def make_console() -> Console:
     return Console(highlight=False)
 
 
-def print_text(console: Console, text: str, *, indent: int = 0) -> None:
-    """A paragraph, wrapped; nothing in it is markup."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+def plain_times(text: str) -> str:
+    """With times as people write them: to the second."""
+    return _TIME.sub(lambda found: f"{found[1].replace('T', ' ')} UTC", text)
 
 
-def print_line(console: Console, text: str) -> None:
-    """A line that is never wrapped: an address, a digest."""
-    console.print(text, markup=False, soft_wrap=True)
+def print_text(console: Console, text: str, *, indent: int = 0, style: str = "") -> None:
+    """A paragraph. Wrapped at words only, so that an address or a digest stays whole; its times are `plain_times`."""
+    for line in _wrapped(text, console.width - indent):
+        print_line(console, " " * indent + line, style=style)
 
 
-def print_facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """A table of two columns; `title` is a model's name."""
-    from rich.table import Table
-    from rich.text import Text
+def print_line(console: Console, text: str, *, style: str = "") -> None:
+    """A line that is never wrapped: an address, a digest. Nothing in it is markup."""
+    console.print(text, markup=False, soft_wrap=True, style=style or None)
 
-    table = Table("", show_edge=False, pad_edge=False)
-    table.add_column(title, overflow="fold")
+
+def print_facts(console: Console, facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values below each other, wrapped as `print_text` does."""
+    indent = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
-        table.add_row(Text(name), Text(value))
-    console.print(table)
+        for number, line in enumerate(_wrapped(value, console.width - indent)):
+            print_line(console, f"{'' if number else name:<{indent}}{line}")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(plain_times(text), max(width, 40), break_long_words=False, break_on_hyphens=False)
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from perennial.domain.class_support import too_little_of_a_class
 from perennial.domain.intervals import cluster_intervals
 from perennial.domain.metrics import Floats, metric
 from perennial.domain.resampling import BLOCK_ELEMENTS, Codes, Resampled, resampled
@@ -52,11 +53,11 @@ class Resampling:
             difference(self.jackknife, other.jackknife),
         )
 
-    def statistic(self, clusters: int, least: float, largest: float) -> Statistic:
-        """With intervals, unless more than `MAX_UNDEFINED_SHARE` of the replicates are undefined."""
+    def statistic(self, clusters: int, least: float, largest: float, *, supported: bool = True) -> Statistic:
+        """With intervals, if the data supports any and at most `MAX_UNDEFINED_SHARE` of the replicates lack a value."""
         fine = self.replicates[np.isfinite(self.replicates)]
         intervals: Intervals = no_interval
-        if len(self.replicates) - len(fine) <= MAX_UNDEFINED_SHARE * len(self.replicates):
+        if supported and len(self.replicates) - len(fine) <= MAX_UNDEFINED_SHARE * len(self.replicates):
             intervals = cluster_intervals(fine, self.estimate, self.jackknife, clusters=clusters)
         return Statistic(value=self.estimate, intervals=intervals, least=least, largest=largest)
 
@@ -83,9 +84,9 @@ def paired_bootstrap(
         seed: of numpy's default generator. All metrics and both models see the same draws.
 
     Returns:
-        By metric. There are no intervals where there are fewer than two clusters, where more than
-        `MAX_UNDEFINED_SHARE` of the replicates are undefined, or where leaving out one cluster makes the metric
-        undefined.
+        By metric. There are no intervals where there are fewer than two clusters, where a class is too rare
+        (`perennial.domain.class_support`), where more than `MAX_UNDEFINED_SHARE` of the replicates are undefined, or
+        where leaving out one cluster makes the metric undefined.
     """
     count = int(clusters.max()) + 1 if len(clusters) else 0
     models = [challenger] if champion is None else [challenger, champion]
@@ -94,7 +95,7 @@ def paired_bootstrap(
     results = {}
     for name in metrics:
         parts = [Resampling(metric(name, labels, scores), *next(drawn)) for scores in models]
-        results[name] = _paired(name, parts, count)
+        results[name] = _paired(name, parts, count, too_little_of_a_class(name, labels, clusters))
     return results
 
 
@@ -147,17 +148,17 @@ def value_range(name: str) -> tuple[float, float]:
     return _LEAST.get(name, 0.0), _LARGEST.get(name, 1.0)
 
 
-def _paired(name: str, parts: list[Resampling], count: int) -> Paired:
+def _paired(name: str, parts: list[Resampling], count: int, why_no_interval: str | None) -> Paired:
     least, largest = value_range(name)
-    challenger = parts[0]
-    statistics = [part.statistic(count, least, largest) for part in parts]
+    challenger, supported = parts[0], why_no_interval is None
+    statistics = [part.statistic(count, least, largest, supported=supported) for part in parts]
     difference = None
     undefined = ~np.isfinite(challenger.replicates)
     if len(parts) == 2:
         champion = parts[1]
         scale = max(abs(challenger.estimate), abs(champion.estimate), 1.0 if name == "r2" else 0.0)
         gap = challenger.minus(champion, scale)
-        difference = gap.statistic(count, least - largest, largest - least)
+        difference = gap.statistic(count, least - largest, largest - least, supported=supported)
         undefined = ~np.isfinite(gap.replicates)
     return Paired(
         challenger=statistics[0],
@@ -165,4 +166,5 @@ def _paired(name: str, parts: list[Resampling], count: int) -> Paired:
         difference=difference,
         replicates=len(challenger.replicates),
         undefined=int(undefined.sum()),
+        why_no_interval=why_no_interval,
     )

@@ -11,16 +11,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from perennial.domain.bootstrap import ROUNDING, value_range
+from perennial.domain.class_support import MIN_CLASS_ROWS, too_little_of_a_class
 from perennial.domain.intervals import student_intervals
 from perennial.domain.metrics import Floats, row_moments, usable
 from perennial.domain.statistic import Paired, Statistic, no_interval
 
 CLOSED_FORMS: Final = frozenset({"roc_auc", "brier", "log_loss", "mae", "accuracy"})
 """Metrics that `closed_form` knows. The others (average_precision, rmse, r2) are no means, nor means of pairs."""
-
-MIN_CLASS_ROWS: Final = 10
-"""With fewer rows of one class the area has no interval: Brunner & Munzel 2000 found their approximation fit from 10
-on, and two positives that a model happens to rank first would look like certainty."""
 
 
 class Placements(NamedTuple):
@@ -53,7 +50,10 @@ def closed_form(name: str, labels: Floats, challenger: Floats, champion: Floats 
         difference = _statistic(_less(*parts), least - largest, largest - least)
     statistics = [_statistic(part, least, largest) for part in parts]
     return Paired(
-        challenger=statistics[0], champion=statistics[1] if champion is not None else None, difference=difference
+        challenger=statistics[0],
+        champion=statistics[1] if champion is not None else None,
+        difference=difference,
+        why_no_interval=too_little_of_a_class(name, labels, None),
     )
 
 

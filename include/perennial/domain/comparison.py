@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perennial.domain.bootstrap import paired_bootstrap
 from perennial.domain.closed_forms import CLOSED_FORMS, closed_form
@@ -47,8 +48,7 @@ def compare(
 def pseudo_values(name: str, labels: Floats, challenger: Floats, champion: Floats, units: Codes) -> Floats:
     """(k,) jackknife pseudo-values of the metric's difference, challenger minus champion, by independent unit.
 
-    k * d - (k - 1) * d_without_unit: what each unit says of the difference, nearly independent of the others, their
-    mean d corrected for bias (Tukey 1958, Ann. Math. Statist. 29:614; Efron & Tibshirani 1993, equation 11.17).
+    What each unit by itself says of the difference, whatever its share of the rows: see `jackknife_values`.
 
     Args:
         name: of the metric.
@@ -72,5 +72,21 @@ def pseudo_values(name: str, labels: Floats, challenger: Floats, champion: Float
         weights[np.arange(len(left_out)), left_out] = 0.0
         without[left_out] = mine(weights) - theirs(weights)
     difference = metric(name, labels, challenger) - metric(name, labels, champion)
-    values: Floats = count * difference - (count - 1) * without
+    return jackknife_values(np.float64(difference), without, np.bincount(units) / len(units))
+
+
+def jackknife_values(whole: NDArray[np.float64] | np.float64, without: Floats, share: Floats) -> Floats:
+    """Pseudo-values of the delete-m_j jackknife, for units of unequal size.
+
+    h * whole - (h - 1) * without, with h = 1 / share (Busing, Meijer & van der Leeden 1999, Statistics and Computing
+    9:3-8; of equal units: Tukey 1958, Ann. Math. Statist. 29:614). Of a mean they are the units' own means. With the
+    number of units in place of h, a unit of few rows would tell what the whole holdout tells, and over many nights the
+    same rows would be counted again and again.
+
+    Args:
+        whole: (..., 1) or a number: the statistic of all units.
+        without: (..., k), the statistic without each of them.
+        share: (k,) or (..., k), each one's share of the rows, in (0, 1].
+    """
+    values: Floats = whole / share - (1 / share - 1) * without
     return values

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
+
+UTC_DAY: Final = "UTC day"
+"""`EvaluationResult.unit` where no column tells the stretches of time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,8 @@ class MetricComparison:
     champion: MetricEstimate | None
     difference: MetricEstimate | None
     """In the metric's own unit and sign. None when there is no champion."""
+    why_no_interval: str | None = None
+    """What the holdout has too little of for an interval, to be read after "has"; None: it has enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +41,17 @@ class SliceResult:
     rows: int
     challenger: float | None
     champion: float | None
+    challenger_low: float | None = None
+    challenger_high: float | None = None
+    """Interval of the challenger's own value."""
     difference: MetricEstimate | None = None
     """Challenger minus champion. None without a champion, and without an interval where the slice is too small."""
     p_safe: float | None = None
     """One-sided p-value of "worse by `gate.slices.margin` or more": small means shown not to be. None: not computed."""
     p_harm: float | None = None
     """One-sided p-value of "worse by less than the margin": small means shown to be worse than that."""
+    why_no_interval: str | None = None
+    """As in `MetricComparison`, of this slice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +76,8 @@ class FairnessResult:
     champion_gap: MetricEstimate | None
     increase: MetricEstimate | None
     """Challenger's gap minus the champion's, paired. None without a champion."""
+    why_no_interval: str | None = None
+    """As in `MetricComparison`, of the first group that has too little; with the group's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +127,11 @@ class EvaluationResult:
     notes: tuple[str, ...] = ()
     """What else a person should know, a sentence each (labels missing, replicates undefined)."""
     units: tuple[tuple[str, float], ...] | None = None
-    """Evidence by independent unit of time (a cluster, or a UTC day): its label and the jackknife pseudo-value of the
-    primary metric's difference, challenger minus champion; their mean is about the difference. By label.
-    None without a champion, or where they cannot be computed. See `perennial.domain.sequential`."""
+    """Evidence by independent unit of time: its label and the jackknife pseudo-value of the primary metric's
+    difference, challenger minus champion: what the unit alone says of it. By label; those that are not over are left
+    out. None without a champion, or where they cannot be computed. See `perennial.domain.sequential`."""
+    unit: str = UTC_DAY
+    """What a unit is: `UTC_DAY`, or the cluster column whose values are stretches of time."""
     fairness: tuple[FairnessResult, ...] = ()
     """In the order of `gate.fairness`."""
     costs: Mapping[str, Cost] = field(default_factory=dict)
@@ -134,6 +148,7 @@ class EvaluationResult:
                 challenger=MetricEstimate(**given["challenger"]),
                 champion=_estimate(given["champion"]),
                 difference=_estimate(given["difference"]),
+                why_no_interval=given.get("why_no_interval"),
             )
             for name, given in values["comparisons"].items()
         }
@@ -170,6 +185,7 @@ def _fairness(given: Mapping[str, Any]) -> FairnessResult:
         challenger_gap=MetricEstimate(**given["challenger_gap"]),
         champion_gap=_estimate(given["champion_gap"]),
         increase=_estimate(given["increase"]),
+        why_no_interval=given.get("why_no_interval"),
     )
 
 

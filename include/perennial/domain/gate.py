@@ -17,11 +17,12 @@ from perennial.domain.references import Verdict
 from perennial.domain.rules.comparison import against_champion, floors, is_champion_itself
 from perennial.domain.rules.cost import judge_costs
 from perennial.domain.rules.fairness import judge_fairness
-from perennial.domain.rules.outcome import Outcome, RuleOutcome
+from perennial.domain.rules.outcome import SLICES, Outcome, RuleOutcome
 from perennial.domain.rules.over_time import calm, enough_evidence, evidence_state, known_past
 from perennial.domain.rules.slices import judge_slices
 from perennial.domain.rules.soundness import enough_data, not_quarantined, sound_challenger
 from perennial.domain.sequential import EvidenceState
+from perennial.domain.wording import counted
 from perennial.spec.parts import Gate
 
 __all__ = ["Decision", "Outcome", "RuleOutcome", "decide", "is_champion_itself"]
@@ -41,7 +42,7 @@ class Decision:
     reasons: tuple[str, ...]
     rules: tuple[RuleOutcome, ...]
     evidence: EvidenceState | None = None
-    """What the nights so far say, tonight included, to be kept for the next one; unchanged if tonight adds nothing."""
+    """What the nights so far say, to be kept for the next one; the same if tonight adds nothing or is overridden."""
 
 
 def decide(
@@ -73,19 +74,19 @@ def decide(
         not_quarantined(evaluation, history),
         *known_past(history),
         *floors(gate, evaluation, primary),
-        against_champion(gate, evaluation, primary),
+        against_champion(gate, evaluation, primary, history),
         *judge_slices(gate, evaluation, primary=primary, columns=slice_columns),
         *judge_fairness(gate, evaluation, primary=primary),
         *judge_costs(gate, evaluation),
         *calm(gate, evaluation, history),
-        *(() if gate.false_promotions is None else (enough_evidence(gate, evaluation, gate.false_promotions, state),)),
+        *enough_evidence(gate, evaluation, history, state),
     )
     verdict = _verdict(is_enough, rules)
     return Decision(
         verdict=verdict,
-        reasons=tuple(_reasons(verdict, rules)),
+        reasons=tuple(dict.fromkeys(_reasons(verdict, rules))),
         rules=rules,
-        evidence=state if isinstance(state, EvidenceState) else history.evidence,
+        evidence=state if isinstance(state, EvidenceState) and not history.is_overridden else history.evidence,
     )
 
 
@@ -99,16 +100,17 @@ def _verdict(is_enough: bool, rules: Iterable[RuleOutcome]) -> Verdict:
 def _reasons(verdict: Verdict, rules: Sequence[RuleOutcome]) -> Iterator[str]:
     """Of a promotion, what it rests on; else what stands in its way, the comparison as a whole before its parts."""
     if verdict is Verdict.PROMOTE:
-        telling = [rule for rule in rules if rule.name not in _BASICS]
+        telling = [rule for rule in rules if rule.name not in _BASICS and rule.group != SLICES]
         telling.sort(key=lambda rule: _FOR.index(rule.name) if rule.name in _FOR else len(_FOR))
     elif verdict is Verdict.REJECT:
         telling = [rule for rule in rules if rule.verdict is Outcome.FAIL]
     else:
         telling = [rule for rule in rules if rule.verdict is not Outcome.PASS]
-    parts = [rule for rule in telling if rule.name in ("slice", "slice_floor")]
+    parts = [rule for rule in telling if rule.group == SLICES]
     hidden = parts[SHOWN_SLICES:]
     for rule in telling:
         if not any(rule is other for other in hidden):
             yield rule.sentence
         elif rule is hidden[0]:
-            yield f"The same goes for {len(hidden):,} more slices; see the rules."
+            more = counted(len({part.subject for part in hidden}), "more slice")
+            yield f"The same goes for {more}; see the rules."

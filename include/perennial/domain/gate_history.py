@@ -19,6 +19,8 @@ class Reign:
     """`as_of` of the run that made it so; of a move outside Perennial, the time when it was found."""
     how: str
     """`promotion`, `rollback` or `outside`."""
+    sequence: int = 0
+    """Position in the ledger of the entry that tells of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class LostEvidence:
     sha256: str
     """What its bytes should have."""
     as_of: datetime
-    """Of its run."""
+    """The latest of all runs up to that decision: the evidence may reach as far."""
     problem: str
     """A sentence."""
 
@@ -50,3 +52,10 @@ class GateHistory:
     """Set where there is evidence on record that cannot be read; `evidence` is None then."""
     damage: tuple[str, ...] = ()
     """What else of the past cannot be read, so that `reigns` or `quarantined` may lack something; a sentence each."""
+    is_overridden: bool = False
+    """Whether the run breaks the glass. What it measures may be unfair, so it is not kept as evidence."""
+
+    @property
+    def reign(self) -> int:
+        """`Reign.sequence` of the present champion; 0 if nothing is on record."""
+        return self.reigns[-1].sequence if self.reigns else 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perennial.domain.bootstrap import Resampling, resample, value_range
+from perennial.domain.class_support import too_little_of_a_class
 from perennial.domain.metrics import Floats, metric
 from perennial.domain.resampling import Codes, resampled
 from perennial.domain.statistic import Statistic
@@ -28,6 +29,8 @@ class GroupGaps:
     champion_gap: Statistic | None
     increase: Statistic | None
     """Challenger's gap minus the champion's, on the same draws."""
+    why_no_interval: str | None
+    """Which group has too little of a class for intervals of the gaps, see `perennial.domain.class_support`."""
 
 
 def group_gaps(
@@ -64,6 +67,11 @@ def group_gaps(
         for group, rows in groups.items()
     ]
     drawn = iter(resample(functions, count, replicates=replicates, seed=seed))
+    scarce = {
+        group: too_little_of_a_class(name, labels[rows], None if clusters is None else clusters[rows])
+        for group, rows in groups.items()
+    }
+    why_no_interval = next((f"{group} has {why}" for group, why in scarce.items() if why is not None), None)
     values, parts = [], []
     for scores in models:
         of_model = {group: metric(name, labels[rows], scores[rows]) for group, rows in groups.items()}
@@ -76,7 +84,7 @@ def group_gaps(
             )
         )
         values.append(of_model)
-    return _gaps(name, values, parts, count)
+    return _gaps(name, values, parts, count, why_no_interval)
 
 
 def _codes_within(groups: Mapping[str, Positions], clusters: Codes) -> tuple[dict[str, Codes], int]:
@@ -86,19 +94,22 @@ def _codes_within(groups: Mapping[str, Positions], clusters: Codes) -> tuple[dic
     return dict(zip(groups, np.split(codes, ends[:-1]), strict=True)), len(used)
 
 
-def _gaps(name: str, values: list[dict[str, float]], parts: list[Resampling], count: int) -> GroupGaps:
+def _gaps(
+    name: str, values: list[dict[str, float]], parts: list[Resampling], count: int, why_no_interval: str | None
+) -> GroupGaps:
     least, largest = value_range(name)
-    width = largest - least
-    gaps = [part.statistic(count, 0.0, width) for part in parts]
+    width, supported = largest - least, why_no_interval is None
+    gaps = [part.statistic(count, 0.0, width, supported=supported) for part in parts]
     alone = len(parts) == 1
     increase = None
     if not alone:
         scale = max(abs(value) for of_model in values for value in of_model.values())
-        increase = parts[0].minus(parts[1], scale).statistic(count, -width, width)
+        increase = parts[0].minus(parts[1], scale).statistic(count, -width, width, supported=supported)
     return GroupGaps(
         challenger=values[0],
         champion=None if alone else values[1],
         challenger_gap=gaps[0],
         champion_gap=None if alone else gaps[1],
         increase=increase,
+        why_no_interval=why_no_interval,
     )

@@ -7,8 +7,9 @@ Welsh 2007, JRSS B 69:369-390). Each end here is the outer of two:
 * BCa (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 14.3) with the normal quantile widened for k
   clusters to sqrt(k/(k-1)) * t(k-1), as Hesterberg 2015, The American Statistician 69:371-386, section 5.3, does for
   percentiles: it follows skewness;
-* estimate +- t(k-1) * jackknife standard error over clusters (MacKinnon, Nielsen & Webb 2023, J. Appl. Econometrics
-  38:671-694, "CV3"): it holds with five clusters or fewer, where a bootstrap has few distinct replicates.
+* estimate +- t(k-1) * jackknife standard error over clusters, about the mean of the jackknife values (the third
+  cluster-robust variance estimator in its jackknife form, called CV3J by MacKinnon, Nielsen & Webb 2023, J. Appl.
+  Econometrics 38:671-694): it holds with five clusters or fewer, where a bootstrap has few distinct replicates.
 
 Measured one-sided errors: `bench/interval_coverage.py`.
 """

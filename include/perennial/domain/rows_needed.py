@@ -1,4 +1,4 @@
-"""How much more data would settle a comparison that is undecided."""
+"""How large a holdout would have a fair chance to settle a comparison that is undecided."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ MOST: Final = 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsNeeded:
-    """What to collect beside what is there, if the figures stay as they are."""
+    """Size of the holdout, what is there included, at which the comparison is as likely settled as not."""
 
     rows: int | None
     """None: not with less than `MOST` times the data."""
-    clusters: int | None
-    """None: as `rows`, or rows are independent."""
+    days: int | None
+    """None: as `rows`, or nobody knows how many days the holdout spans."""
 
-    def sentence(self, cluster_by: str | None) -> str:
-        """For people."""
+    def sentence(self, where: str = "") -> str:
+        """For people; `where`, such as " of this slice", says what the rows are of."""
         if self.rows is None:
-            return f"If the figures stay as they are, this is not settled with less than {MOST:.0f} times the data."
-        more = counted(self.rows, "more row")
-        if self.clusters is not None and cluster_by is not None:
-            more += f", {counted(self.clusters, 'more cluster')} of {cluster_by},"
-        return f"If the figures stay as they are, about {more} would settle it."
+            return f"If the figures stay as they are, a holdout of {MOST:.0f} times the size would still leave it open."
+        size = f"{counted(self.rows, 'row')}{where}"
+        if self.days is not None:
+            size = f"{counted(self.days, 'day')} ({size})"
+        return f"If the figures stay as they are, a holdout of about {size} has even odds of settling it."
 
 
 def rows_needed(
-    gain: float, low: float, high: float, *, limit: float, rows: int, clusters: int | None
+    gain: float, low: float, high: float, *, limit: float, rows: int, days: float | None = None
 ) -> RowsNeeded | None:
-    """Rows that would move the deciding end of the interval to the limit.
+    """Size of the holdout that would move the deciding end of the interval to the limit.
 
     An interval's width shrinks with the square root of the number of independent units. So with half-width w on the
-    deciding side, d from the estimate to the limit and k units now, k * (w / d)^2 units bring the end to the limit: the
-    sample size, by the normal approximation, at which the test has even odds if the estimate is the truth.
+    deciding side and d from the estimate to the limit, (w / d)^2 times the units bring the end to the limit: the sample
+    size, by the normal approximation, at which the test has even odds if the estimate is the truth.
 
     Args:
         gain: the estimate, in the better direction.
         low: lower end of its interval; has to exceed `limit` for a pass.
         high: upper end; has to be at most `limit` for a fail.
         limit: see above.
-        rows: in the data.
-        clusters: independent units in the data; None where each row is one.
+        rows: that there are now.
+        days: that they span; None if unknown.
 
     Returns:
         None where nothing can be said: the estimate is at the limit, a value is not finite, or the end has cleared the
@@ -58,12 +58,11 @@ def rows_needed(
     if width < distance:
         return None
     if width > math.sqrt(MOST) * distance:
-        return RowsNeeded(rows=None, clusters=None)
-    ratio = (width / distance) ** 2
-    # An interval that ends at the limit exactly does not pass: one more is needed at least.
+        return RowsNeeded(rows=None, days=None)
+    # An interval that ends at the limit exactly does not pass: one more row is needed at least.
+    ratio = max((width / distance) ** 2, 1 + 1 / rows)
     return RowsNeeded(
-        rows=_round_up(max(1.0, rows * (ratio - 1))),
-        clusters=None if clusters is None else _round_up(max(1.0, clusters * (ratio - 1))),
+        rows=_round_up(rows * ratio), days=None if days is None or not days > 0 else _round_up(days * ratio)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,7 +75,7 @@ class RollbackRequest:
     def __post_init__(self) -> None:
         if len(self.reason) > MAX_REASON_LENGTH:
             raise RequestError(f"reason has {len(self.reason)} characters, at most {MAX_REASON_LENGTH} are kept")
-        if self.to is not None and not (self.to.isascii() and self.to.isdigit()):
+        if self.to is not None and not re.fullmatch(r"[1-9][0-9]{0,17}", self.to):  # not 02: the alias would say 2
             raise RequestError(f"to = {self.to!r} is not a version; versions are whole numbers, such as 3")
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,15 +7,15 @@ the first challenger whose holdout held it. Of these units' gains an e-value is 
 de collectif; Robbins & Siegmund 1974, Ann. Statist. 2:415-436; Ramdas, Gruenwald, Vovk & Shafer 2023, Statist. Sci.
 38:576-601). Looking every night costs nothing more.
 
-Each champion's sequence takes a part of the budget, its stake. What was measured, and why it is made like this:
-docs/adr/0008-evidence-over-many-nights.md.
+Each champion's reign has a sequence of its own, and that takes a part of the budget, its stake. What was measured, and
+why it is made like this: docs/adr/0008-evidence-over-many-nights.md.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
@@ -39,7 +39,7 @@ first better one."""
 RESTART_SHARE: Final = 0.2
 """How much of the evidence these parts make up together."""
 STAKE_SHARE: Final = 0.6
-"""How much of what is left of the budget a new sequence takes."""
+"""How much of what earlier sequences leave of the budget a sequence takes."""
 MAX_AUTOCORRELATION: Final = 0.9
 """Above this a sequence says next to nothing anyway, and its effective length would run to 0."""
 LARGEST_LOG: Final = 700.0
@@ -51,10 +51,10 @@ class Stake:
     """A part of the error budget that one sequence of tests may use up."""
 
     since: datetime
-    until: datetime | None
-    """None while the sequence goes on."""
+    until: datetime
+    """The earliest and the latest `as_of` of the sequence's nights so far."""
     level: float
-    """Largest probability that this sequence ever ends in a false promotion."""
+    """The largest part it had in any of them: at most so probable is a false promotion by this sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,33 +63,40 @@ class EvidenceState:
 
     champion: str
     """Digest of the champion that all of `units` were compared with."""
+    reign: int
+    """See `GateHistory.reign`: the same model made champion again begins anew."""
     metric: str
     limit: float
     """The hypothesis that is tested: the gain (in the metric's better direction) is at most this."""
+    unit: str
+    """What a unit is, see `EvaluationResult.unit`."""
     units: tuple[tuple[str, float], ...]
     """Label and gain (pseudo-value, in the better direction) of each independent unit, in the order they were used;
     none twice."""
     stakes: tuple[Stake, ...]
-    """Oldest first, the last one is this sequence's. Older ones only as far back as the period reaches."""
+    """Of all sequences of this model, in the order in which they began; the last one is this sequence's. None is ever
+    dropped: an `as_of` may go back to any of them."""
+    level: float
+    """This sequence's part of the budget tonight."""
     e_value: float
     """Evidence against the hypothesis: at least 1 / level is needed. 0 on a night whose units are not all finite."""
-
-    @property
-    def level(self) -> float:
-        """This sequence's part of the budget."""
-        return self.stakes[-1].level
 
     @property
     def threshold(self) -> float:
         """What the e-value has to reach; infinite if nothing is left of the budget."""
         return 1 / self.level if self.level > 0 else math.inf
 
+    @property
+    def hypothesis(self) -> tuple[str, int, str, float, str]:
+        """What one sequence is about: evidence adds up as long as none of it changes."""
+        return self.champion, self.reign, self.metric, self.limit, self.unit
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         stakes = [
             {
                 "since": stake.since.isoformat(),
-                "until": None if stake.until is None else stake.until.isoformat(),
+                "until": stake.until.isoformat(),
                 "level": stake.level,
             }
             for stake in self.stakes
@@ -113,18 +120,19 @@ class EvidenceState:
     def _read(cls, values: Mapping[str, Any]) -> Self:
         state = cls(
             champion=_text("champion", values["champion"]),
+            reign=_count("reign", values["reign"]),
             metric=_text("metric", values["metric"]),
             limit=_number("limit", values["limit"]),
+            unit=_text("unit", values["unit"]),
             units=tuple((_text("a unit's label", label), _number(label, gain)) for label, gain in values["units"]),
             stakes=tuple(_stake(given) for given in values["stakes"]),
+            level=_level("level", values["level"]),
             e_value=_number("e_value", values["e_value"]),
         )
         if len({label for label, _ in state.units}) < len(state.units):
             raise ValueError("a unit comes twice")
-        if not state.stakes or state.stakes[-1].until is not None:
-            raise ValueError("the last stake has to be an open one")
-        if any(stake.until is None for stake in state.stakes[:-1]):
-            raise ValueError("a stake before the last one is still open")
+        if not state.stakes:
+            raise ValueError("there is no stake")
         if state.e_value < 0:
             raise ValueError(f"e_value is {state.e_value}, less than 0")
         return state
@@ -134,21 +142,25 @@ def next_state(
     previous: EvidenceState | None,
     *,
     champion: str,
+    reign: int,
     metric: str,
     limit: float,
+    unit: str,
     policy: FalsePromotions,
     as_of: datetime,
     units: Sequence[tuple[str, float]],
 ) -> EvidenceState:
-    """Add tonight's new units to what is known; begin anew where champion, metric or limit changed.
+    """Add tonight's new units to what is known; begin anew where champion, reign, metric, limit or unit changed.
 
     Args:
         previous: state of the newest decision of this model, whatever champion it judged; None for the first.
         champion: digest of the champion judged tonight.
+        reign: see `GateHistory.reign`.
         metric: the primary one.
         limit: see `EvidenceState.limit`.
+        unit: see `EvaluationResult.unit`.
         policy: the budget.
-        as_of: of tonight's run. One earlier than the runs before (a replay) spends from what those have left.
+        as_of: of tonight's run.
         units: tonight's (label, gain in the better direction) by time; those seen before in this sequence are ignored.
             If one is not finite, tonight has no evidence: none of them is used, and the e-value is 0.
 
@@ -157,20 +169,52 @@ def next_state(
     """
     if not math.isfinite(limit):
         raise ValueError(f"the gain to exceed is {limit}: it has to be a finite number")
-    same = previous is not None and (previous.champion, previous.metric, previous.limit) == (champion, metric, limit)
+    same = previous is not None and previous.hypothesis == (champion, reign, metric, limit, unit)
     known = dict(previous.units) if previous is not None and same else {}
     readable = all(math.isfinite(gain) for _, gain in units)
     if readable:
         for label, gain in units:
             known.setdefault(label, float(gain))
+    given = previous.stakes if previous is not None else ()
+    earlier, own = (given[:-1], given[-1]) if same else (given, Stake(since=as_of, until=as_of, level=0.0))
+    level = level_left(earlier, policy, as_of)
+    own = Stake(since=min(own.since, as_of), until=max(own.until, as_of), level=max(own.level, level))
     return EvidenceState(
         champion=champion,
+        reign=reign,
         metric=metric,
         limit=limit,
+        unit=unit,
         units=tuple(known.items()),
-        stakes=_stakes(previous.stakes if previous is not None else (), same, policy, as_of),
+        stakes=(*earlier, own),
+        level=level,
         e_value=e_value([gain - limit for gain in known.values()]) if readable else 0.0,
     )
+
+
+def after_loss(as_of: datetime) -> EvidenceState:
+    """Stands for evidence that is lost: sequences up to `as_of` may have used all of the budget."""
+    stake = Stake(since=as_of, until=as_of, level=1.0)
+    return EvidenceState(
+        champion="", reign=0, metric="", limit=0.0, unit="", units=(), stakes=(stake,), level=0.0, e_value=0.0
+    )
+
+
+def in_use(earlier: Sequence[Stake], policy: FalsePromotions, as_of: datetime) -> tuple[Stake, ...]:
+    """Those of the stakes of earlier sequences that still count in a run at `as_of`."""
+    since = as_of - timedelta(days=policy.period_days)
+    return tuple(stake for stake in earlier if stake.until >= since)
+
+
+def level_left(earlier: Sequence[Stake], policy: FalsePromotions, as_of: datetime) -> float:
+    """The part of the budget that a sequence has in a night at `as_of`, wherever `as_of` jumps.
+
+    Take any period, the sequences with nights in it, and the last of them to begin. Each of its nights there counts all
+    the others, which reach into the period; so its part is at most `STAKE_SHARE` of what they leave, and the sum of all
+    stays below the budget.
+    """
+    used = math.fsum(stake.level for stake in in_use(earlier, policy, as_of))
+    return max(policy.budget - used, 0.0) * STAKE_SHARE
 
 
 def e_value(gains: Sequence[float]) -> float:
@@ -251,31 +295,12 @@ def log_e_values(
     return np.asarray(np.where(power > 0, log_e, 0.0), dtype=np.float64)
 
 
-def _stakes(given: tuple[Stake, ...], same: bool, policy: FalsePromotions, as_of: datetime) -> tuple[Stake, ...]:
-    """The stakes of the period, the last one for the sequence that goes on or begins.
-
-    The budget's clock never runs backwards: a replay counts at the newest time that is known.
-    """
-    now = max([as_of, *(stake.until or stake.since for stake in given)])
-    ended = given[:-1] if same else tuple(replace(stake, until=stake.until or now) for stake in given)
-    since = now - timedelta(days=policy.period_days)
-    counted = tuple(stake for stake in ended if stake.until is None or stake.until >= since)
-    left = max(policy.budget - math.fsum(stake.level for stake in counted), 0.0) * STAKE_SHARE
-    if same:  # under a budget that was cut since, the open stake shrinks; it never grows
-        return (*ended, replace(given[-1], level=min(given[-1].level, left)))
-    return (*counted, Stake(since=now, until=None, level=left))
-
-
 def _stake(given: Mapping[str, Any]) -> Stake:
-    until = given["until"]
-    stake = Stake(
+    return Stake(
         since=_time("since", given["since"]),
-        until=None if until is None else _time("until", until),
-        level=_number("level", given["level"]),
+        until=_time("until", given["until"]),
+        level=_level("the level of a stake", given["level"]),
     )
-    if not 0 <= stake.level < 1:
-        raise ValueError(f"the level of a stake is {stake.level}, which is not in [0, 1)")
-    return stake
 
 
 def _time(name: str, given: Any) -> datetime:
@@ -295,3 +320,16 @@ def _number(name: str, given: Any) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise ValueError(f"{name} is {given!r}, which is no finite number")
     return float(given)
+
+
+def _level(name: str, given: Any) -> float:
+    level = _number(name, given)
+    if not 0 <= level <= 1:
+        raise ValueError(f"{name} is {level}, which is not in [0, 1]")
+    return level
+
+
+def _count(name: str, given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ValueError(f"{name} is {given!r}, which is no whole number from 0 on")
+    return given

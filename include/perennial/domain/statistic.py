@@ -98,6 +98,8 @@ class Paired:
     """Of the bootstrap; 0 where a closed form served."""
     undefined: int = 0
     """Replicates in which the metric of the challenger, or of the champion, is undefined."""
+    why_no_interval: str | None = None
+    """See `perennial.domain.class_support`."""
 
     def comparison(self, name: str, confidence: float) -> MetricComparison:
         """The metric `name` with two-sided intervals of `confidence`."""
@@ -106,4 +108,5 @@ class Paired:
             challenger=self.challenger.estimate(confidence),
             champion=None if self.champion is None else self.champion.estimate(confidence),
             difference=None if self.difference is None else self.difference.estimate(confidence),
+            why_no_interval=self.why_no_interval,
         )

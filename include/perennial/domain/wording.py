@@ -48,6 +48,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def more_needed(count: int) -> str:
+    """`1 more is needed`, `2,000 more are needed`."""
+    return f"{count:,} more {'is' if count == 1 else 'are'} needed"
+
+
+def interval_name(one_sided: float) -> str:
+    """What an interval is, by the confidence of each end: `90 % interval (each end one-sided at 95 %)` for 0.95."""
+    both, each = (plain(round(100 * level, 9)) for level in (2 * one_sided - 1, one_sided))
+    return f"{both} % interval (each end one-sided at {each} %)"
+
+
 def duration(span: timedelta) -> str:
     """Its two largest units, never more than it is: `3d`, `1d 3h`, `2h 5m`, `40s`."""
     left = max(0, int(span.total_seconds()))

@@ -86,7 +86,8 @@ def calibration_plot(curves: Mapping[str, Curves]) -> CurvePlot | None:
         for who, groups in drawn.items()
     )
     sizes = [rows for groups in drawn.values() for _, _, rows in groups]
-    said = f"{min(sizes):,} to {max(sizes):,} rows a group" if sizes else ""
+    least, most_rows = min(sizes, default=0), max(sizes, default=0)
+    said = f"{least:,}{'' if least == most_rows else f' to {most_rows:,}'} rows a group"
     return _plot("Calibration", "predicted probability", "share of positives", series, limit, said)
 
 

@@ -7,24 +7,30 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from perennial.addresses import version_address
 from perennial.domain.evaluation import Cost, EvaluationResult, MetricComparison, MetricEstimate
 from perennial.domain.gate import Decision, Outcome
 from perennial.domain.gate_history import GateHistory
 from perennial.domain.metric_names import METRICS
 from perennial.domain.references import EvaluationRef, Verdict
+from perennial.domain.rules.outcome import SLICES, RuleOutcome
 from perennial.domain.run_request import RunRequest
-from perennial.domain.wording import counted, digits_for, duration, number, plain
+from perennial.domain.wording import counted, digits_for, duration
 from perennial.reports.curve_plot import FRAME, CurvePlot, calibration_plot, roc_plot
+from perennial.reports.estimate_words import estimate_words, interval_words
 from perennial.reports.interval_plot import IntervalPlot, Line, interval_plot
+from perennial.reports.next_steps import next_steps
 from perennial.reports.page import MISSING, render, size, when
-from perennial.reports.rule_words import ends, rule_row
-from perennial.reports.slice_tables import group_table, slice_tables
+from perennial.reports.rule_words import RuleRow, rule_row
+from perennial.reports.slice_tables import group_table, slice_outcomes, slice_tables
 from perennial.spec.model import ModelSpec
 
 TONES: Final = {Verdict.PROMOTE: "ok", Verdict.REJECT: "bad", Verdict.INCONCLUSIVE: "neutral"}
 _URGENCY: Final = {Outcome.FAIL: 0, Outcome.UNDECIDED: 1, Outcome.PASS: 2}
 """What stands in the way comes first in the table."""
 _COMPARISONS: Final = ("superiority", "non_inferiority")
+SHOWN_OBSTACLES: Final = 5
+"""Slices that did not pass with a row of their own among the rules; all of them are in the slices' section."""
 WEEK: Final = timedelta(days=7)
 _HOW: Final = {
     "promotion": "by a promotion",
@@ -51,11 +57,15 @@ class MetricRow:
     better: str
     primary: bool
     challenger: tuple[str, str]
-    champion: tuple[str, str] | None
+    champion: tuple[str, str]
     difference: tuple[str, str] | None
     plot: IntervalPlot | None
     reading: str
-    """What the drawing shows, in words."""
+    """What the drawing shows, in a word."""
+    label: str
+    """All of it in words, for those who don't see the drawing."""
+    note: str
+    """Why there is no interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,7 @@ def decision_page(
     run_url: str | None,
     history: GateHistory | None = None,
     gate_verdict: Verdict | None = None,
+    policy: str | None = None,
 ) -> bytes:
     """HTML, UTF-8; the same inputs give the same bytes.
 
@@ -90,6 +101,7 @@ def decision_page(
         run_url: where a person looks at the training; a link only if it is a web address.
         history: the past, for the facts about the champion; None: not told.
         gate_verdict: the gate's own, where `request.break_glass` is set; None: not known.
+        policy: `policy_digest` of the spec and its suite; None: not told.
     """
     is_overridden = bool(request.break_glass) and decision.verdict is Verdict.PROMOTE
     return render(
@@ -103,9 +115,14 @@ def decision_page(
         gate_verdict=gate_verdict,
         # Of an override, the card tells the first reason.
         leading=() if is_overridden else decision.reasons[:1],
-        meaning=_meaning(spec, request, evaluation, decision),
+        meaning=_meaning(evaluation, decision),
+        steps=next_steps(spec, request, evaluation=evaluation, decision=decision, history=history),
         tone=TONES[decision.verdict],
-        rules=[rule_row(rule) for rule in sorted(decision.rules, key=lambda rule: _URGENCY[rule.verdict])],
+        rules=_rule_rows(decision),
+        obstacles_left_out=max(0, len(_slice_obstacles(decision)) - SHOWN_OBSTACLES),
+        judged_slices=len(slice_outcomes(decision)),
+        tested=_tested(decision),
+        evidence_rule=next((rule for rule in decision.rules if rule.name == "evidence"), None),
         metrics=[_metric_row(spec, evaluation, decision, name) for name in _ordered(spec, evaluation)],
         slices=slice_tables(spec, evaluation, decision),
         fairness=[group_table(found) for found in evaluation.fairness],
@@ -113,20 +130,43 @@ def decision_page(
         plots=_curve_plots(evaluation),
         frame=FRAME,
         past=_past(evaluation, history),
-        one_sided=f"{plain(round(100 * spec.gate.rule.confidence, 9))} %",
-        two_sided=f"{plain(round(100 * evaluation.confidence, 9))} %",
+        interval=interval_words(evaluation),
+        policy=policy,
         run_url=run_url,
         linked=run_url is not None and run_url.startswith(("https://", "http://")),
+        champion_url=_champion_url(spec, evaluation, run_url),
     )
 
 
-def _meaning(spec: ModelSpec, request: RunRequest, evaluation: EvaluationResult, decision: Decision) -> str:
-    """What happens to production, in one sentence or two."""
+def _meaning(evaluation: EvaluationResult, decision: Decision) -> str:
+    """What happens to production, in one sentence."""
     meanings = _MEANINGS if evaluation.champion_version is not None else _FIRST_MEANINGS
-    said = meanings[decision.verdict].format(evaluation.champion_version)
-    if decision.verdict is Verdict.PROMOTE and spec.approval.required and not request.break_glass:
-        said += f" A person has to approve it in Airflow within {duration(spec.approval.timeout)}; no answer is a No."
-    return said
+    return meanings[decision.verdict].format(evaluation.champion_version)
+
+
+def _rule_rows(decision: Decision) -> list[RuleRow]:
+    """What stands in the way first; of the slices, only those that do, and not all of many."""
+    shown = _slice_obstacles(decision)[:SHOWN_OBSTACLES]
+    rules = [rule for rule in decision.rules if rule.group != SLICES or any(rule is other for other in shown)]
+    rules.sort(key=lambda rule: _URGENCY[rule.verdict])
+    return [rule_row(rule, told=decision.reasons) for rule in rules]
+
+
+def _slice_obstacles(decision: Decision) -> list[RuleOutcome]:
+    found = [rule for rule in decision.rules if rule.group == SLICES and rule.verdict is not Outcome.PASS]
+    return sorted(found, key=lambda rule: _URGENCY[rule.verdict])
+
+
+def _tested(decision: Decision) -> RuleOutcome | None:
+    """Any slice that was tested: all have the same level and the same number of tests."""
+    return next((rule for rule in decision.rules if rule.tests is not None and rule.p_limit is not None), None)
+
+
+def _champion_url(spec: ModelSpec, evaluation: EvaluationResult, run_url: str | None) -> str:
+    """Page of the champion's version, in the MLflow that `run_url` is a page of; empty if that is not known."""
+    base, page, _ = (run_url or "").partition("/#/experiments/")
+    version = evaluation.champion_version
+    return version_address(spec.name, version, mlflow_url=base) if page and version is not None else ""
 
 
 def _past(evaluation: EvaluationResult, history: GateHistory | None) -> list[str]:
@@ -184,6 +224,8 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
     digits = max(digits, 3 if abs(found.challenger.value or 0) < 100 else 1)
     drawn = gap if gap is not None else found.challenger
     lines = _lines(decision, found)
+    shown = estimate_words(drawn, digits=digits, sign=gap is not None)
+    reading = _reading(drawn, info.higher_is_better) if gap is not None else ""
     plot = interval_plot(
         drawn.value,
         drawn.low,
@@ -196,11 +238,13 @@ def _metric_row(spec: ModelSpec, evaluation: EvaluationResult, decision: Decisio
         name=name,
         better="higher is better" if info.higher_is_better else "lower is better",
         primary=name == spec.evaluation.primary,
-        challenger=_texts(found.challenger, digits),
-        champion=None if found.champion is None else _texts(found.champion, digits),
-        difference=None if gap is None else _texts(gap, digits, sign=True),
+        challenger=estimate_words(found.challenger, digits=digits),
+        champion=estimate_words(found.champion, digits=digits),
+        difference=None if gap is None else estimate_words(gap, digits=digits, sign=True),
         plot=plot if lines else None,
-        reading=_reading(drawn, info.higher_is_better) if gap is not None else "",
+        reading=reading,
+        label=" ".join(filter(None, [f"{name}:", *shown, f"({reading})" if reading else ""])),
+        note="" if found.why_no_interval is None else f"The holdout has {found.why_no_interval}.",
     )
 
 
@@ -229,7 +273,3 @@ def _reading(gap: MetricEstimate, higher_is_better: bool) -> str:
 
 def _digits(estimate: MetricEstimate) -> int:
     return digits_for([estimate.low, estimate.value, estimate.high])
-
-
-def _texts(estimate: MetricEstimate, digits: int, *, sign: bool = False) -> tuple[str, str]:
-    return number(estimate.value, digits, sign=sign), ends(estimate.low, estimate.high, digits)

@@ -39,6 +39,13 @@ def code(value: object) -> Markdown:
     return escaped(text) if not text or set(text) & set("`|<>&") else Markdown(f"`{text}`")
 
 
+def code_block(value: object) -> Markdown:
+    """The value as a line of a code block, to be copied: nothing in it is changed but user names in addresses."""
+    text = _USER_INFO.sub("(hidden)@", str(value).replace("\r", " ").replace("\n", " "))
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return Markdown(f"{fence}sh\n{text}\n{fence}")
+
+
 def link(text: str, url: str) -> Markdown:
     """A link if the address is one of the web without a user name in it; else the address as code."""
     if not re.fullmatch(r"https?://[^\s<>()@]+", url):
@@ -70,6 +77,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters.update(code=code, count=count, size=size, when=when, markdown=Markdown)
+    environment.filters.update(code=code, code_block=code_block, count=count, size=size, when=when, markdown=Markdown)
     environment.filters["link"] = lambda url, text: link(text, url)
     return environment

@@ -5,22 +5,28 @@ Sections after Mitchell et al. 2019, "Model Cards for Model Reporting", FAT* '19
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from perennial.domain.evaluation import EvaluationResult, FairnessResult, MetricEstimate
+from perennial.domain.evaluation import EvaluationResult, FairnessResult, MetricEstimate, SliceResult
 from perennial.domain.metric_names import METRICS
 from perennial.domain.references import ApprovalRef, ModelRef, SnapshotRef
+from perennial.domain.rules.outcome import SLICES, Outcome
 from perennial.domain.run_request import RunRequest, training_params
-from perennial.domain.times import format_time
-from perennial.domain.wording import digits_for, number, plain
+from perennial.domain.times import format_time, parse_time
+from perennial.domain.wording import digits_for, number
+from perennial.reports.estimate_words import estimate_words, interval_words, p_value
 from perennial.reports.markdown import render_markdown
+from perennial.reports.page import MISSING
+from perennial.reports.rule_words import NAMES
 from perennial.spec.model import ModelSpec
 
 SHOWN_SLICES: Final = 25
-"""Values of a slice column, those with the most rows; the evaluation has more."""
-MISSING: Final = "\N{EN DASH}"
+"""Values of a slice column: those that did not pass, then those with the most rows; the decision page has more."""
+_WORST_FIRST: Final = (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,10 @@ class Row:
     challenger: str
     champion: str
     difference: str
+    outcome: str = ""
+    """Of the gate; empty where it does not judge this."""
+    p: str = ""
+    """Of a slice's test, after Holm's correction."""
 
 
 def model_card(
@@ -76,15 +86,30 @@ def model_card(
         code_version=code_version,
         run_url=run_url,
         page_address=page_address,
-        as_of=format_time(request.as_of),
+        command=reproducing_command(spec, request, evaluation),
         params={**training_params(spec, request), "seed": spec.training.seed},
         training=(format_time(model.training_start), format_time(model.training_end)),
         metrics=_metric_rows(spec, evaluation),
-        slices=_slice_rows(spec, evaluation),
+        slices=_slice_rows(spec, evaluation, decision),
+        names=NAMES,
+        rules=[rule for rule in decision["rules"] if rule.get("group") != SLICES],
         fairness=[_fairness_row(found) for found in evaluation.fairness],
-        two_sided=f"{plain(round(100 * evaluation.confidence, 9))} %",
+        interval=interval_words(evaluation),
         calibration=_calibration(evaluation),
     )
+
+
+def reproducing_command(spec: ModelSpec, request: RunRequest, evaluation: EvaluationResult) -> str:
+    """The command that takes the same data, windows and parameters again, for a shell.
+
+    Where the run stood in time is not repeated, but the end of its data: newer files, landed since, would move the
+    windows. At the holdout's end plus `data.label_delay` they lie where they lay, whatever came later.
+    """
+    stood_at = parse_time(evaluation.holdout[1]) + spec.data.label_delay
+    overrides = [
+        word for name, value in sorted(request.params.items()) for word in ("--param", f"{name}={json.dumps(value)}")
+    ]
+    return shlex.join(["perennial", "run", spec.name, "--as-of", format_time(stood_at), *overrides, "--force"])
 
 
 def _metric_rows(spec: ModelSpec, evaluation: EvaluationResult) -> list[Row]:
@@ -107,23 +132,35 @@ def _metric_rows(spec: ModelSpec, evaluation: EvaluationResult) -> list[Row]:
     return rows
 
 
-def _slice_rows(spec: ModelSpec, evaluation: EvaluationResult) -> list[Row]:
+def _slice_rows(spec: ModelSpec, evaluation: EvaluationResult, decision: Mapping[str, Any]) -> list[Row]:
+    """Those that did not pass first; then the evaluation's order, most rows first."""
+    rules: dict[str, list[Mapping[str, Any]]] = {}
+    for rule in sorted(decision["rules"], key=lambda rule: _WORST_FIRST.index(Outcome(rule["verdict"]))):
+        if rule.get("group") == SLICES and rule.get("subject"):
+            rules.setdefault(rule["subject"], []).append(rule)
     rows = []
     for column in spec.evaluation.slices:
-        for part in [part for part in evaluation.slices if part.column == column][:SHOWN_SLICES]:
-            gap = part.difference
-            if gap is None and part.challenger is not None and part.champion is not None:
-                gap = MetricEstimate(value=part.challenger - part.champion, low=None, high=None)
-            rows.append(
-                Row(
-                    name=f"{column} = {part.value}",
-                    rows=part.rows,
-                    challenger=_value(part.challenger),
-                    champion=_value(part.champion),
-                    difference=_estimate(gap, sign=True),
-                )
-            )
+        parts = [part for part in evaluation.slices if part.column == column]
+        judged = [(part, rules.get(f"{column} = {part.value}", [])) for part in parts]
+        judged.sort(key=lambda pair: _WORST_FIRST.index(Outcome(pair[1][0]["verdict"])) if pair[1] else len(rules))
+        rows += [_slice_row(part, found) for part, found in judged[:SHOWN_SLICES]]
     return rows
+
+
+def _slice_row(part: SliceResult, rules: list[Mapping[str, Any]]) -> Row:
+    gap = part.difference
+    if gap is None and part.challenger is not None and part.champion is not None:
+        gap = MetricEstimate(value=part.challenger - part.champion, low=None, high=None)
+    test = next((rule for rule in rules if rule.get("p_adjusted") is not None), None)
+    return Row(
+        name=f"{part.column} = {part.value}",
+        rows=part.rows,
+        challenger=_value(part.challenger),
+        champion=_value(part.champion),
+        difference=_estimate(gap, sign=True),
+        outcome=str(rules[0]["verdict"]) if rules else "not judged",
+        p=p_value(None if test is None else test["p_adjusted"]),
+    )
 
 
 def _fairness_row(found: FairnessResult) -> Row:
@@ -137,12 +174,8 @@ def _fairness_row(found: FairnessResult) -> Row:
 
 
 def _estimate(found: MetricEstimate | None, *, sign: bool = False) -> str:
-    if found is None:
-        return MISSING
-    digits = digits_for([found.low, found.value, found.high])
-    if found.low is None or found.high is None:
-        return number(found.value, digits, sign=sign)
-    return f"{number(found.value, digits, sign=sign)} [{number(found.low, digits)}, {number(found.high, digits)}]"
+    value, interval = estimate_words(found, sign=sign)
+    return f"{value} {interval}" if interval.startswith("[") else value
 
 
 def _value(value: float | None) -> str:

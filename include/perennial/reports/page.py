@@ -2,7 +2,8 @@
 
 A page's template extends `base.html.j2` and fills its blocks `title`, `badge`, `header` and `content`. Filters beside
 Jinja's own: `count` (1,234), `percent` (0.1234 -> 12.3 %), `figure` (4 significant digits, a dash for None),
-`when` (a time as `2013-07-01 02:00 UTC`), `size` (bytes for people), `short` (the first 12 digits of a digest).
+`when` (a time as `2013-07-01 02:00 UTC`), `size` (bytes for people), `short` (the first 12 digits of a digest), `words`
+(a sentence, with what stands between backticks as code).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from perennial.domain.times import parse_time
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 MISSING: Final = "\N{EN DASH}"
 NARROW_SPACE: Final = "\N{NARROW NO-BREAK SPACE}"
@@ -75,6 +77,17 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
+def words(sentence: str) -> Markup:
+    """A sentence as HTML: escaped, what stands between backticks as code, no line break before a percent sign."""
+    from markupsafe import Markup, escape
+
+    parts = sentence.replace(" %", f"{NARROW_SPACE}%").split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner stands for itself
+        return escape("`".join(parts))
+    shown = [Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)]
+    return Markup("").join(shown)
+
+
 @cache
 def _environment() -> jinja2.Environment:
     import jinja2
@@ -87,5 +100,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters.update(count=count, percent=percent, figure=figure, when=when, size=size, short=short)
+    environment.filters.update(
+        count=count, percent=percent, figure=figure, when=when, size=size, short=short, words=words
+    )
     return environment

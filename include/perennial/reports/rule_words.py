@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from perennial.domain.gate import Outcome, RuleOutcome
 from perennial.domain.metric_names import METRICS
-from perennial.domain.wording import digits_for, duration, number, plain
+from perennial.domain.wording import counted, digits_for, duration, number, plain
+from perennial.reports.estimate_words import ends
+from perennial.reports.page import MISSING
 
 TONES: Final = {Outcome.PASS: "ok", Outcome.FAIL: "bad", Outcome.UNDECIDED: "neutral"}
 NAMES: Final = {
@@ -43,7 +45,7 @@ _DIFFERENCES: Final = ("superiority", "non_inferiority", "slice")
 _AT_MOST: Final = ("fairness_gap", "fairness_increase")
 _COSTS: Final = {"latency": " ms", "latency_ratio": "\N{MULTIPLICATION SIGN}", "size": " MiB"}
 _COSTS["size_ratio"] = _COSTS["latency_ratio"]
-_NOUNS: Final = {"evidence": "units", "slices": "slices"}
+_NOUNS: Final = {"evidence": "unit", "slices": "slice"}
 """What `n` counts, where it is not rows."""
 _IN_WORDS: Final = ("slices",)
 """Rules that sum up several comparisons: one figure would say too little."""
@@ -61,17 +63,22 @@ class RuleRow:
     asked: str
     found: str
     interval: str
-    n: str
+    rests_on: str
+    """How many rows, units or slices."""
     sentence: str
     """Where the figures don't say it all."""
     verdict: str
     tone: str
 
 
-def rule_row(rule: RuleOutcome) -> RuleRow:
-    """Texts for one rule; one of a name that is not known here is shown with its bare figures."""
+def rule_row(rule: RuleOutcome, *, told: Sequence[str] = ()) -> RuleRow:
+    """Texts for one rule; one of a name that is not known here is shown with its bare figures.
+
+    Args:
+        rule: the outcome.
+        told: sentences that stand elsewhere already; repeated only where there are no figures.
+    """
     asked, found, interval = _figures(rule)
-    n = "" if rule.n is None or rule.name in _WITHOUT_N else f"{rule.n:,} {_NOUNS.get(rule.name, '')}".rstrip()
     return RuleRow(
         name=NAMES.get(rule.name, rule.name.replace("_", " ")),
         metric=rule.metric or "",
@@ -79,16 +86,18 @@ def rule_row(rule: RuleOutcome) -> RuleRow:
         asked=asked,
         found=found,
         interval=interval,
-        n=n,
-        sentence="" if asked and rule.estimate is not None else rule.sentence,
+        rests_on="" if rule.n is None or rule.name in _WITHOUT_N else counted(rule.n, _NOUNS.get(rule.name, "row")),
+        sentence=rule.sentence if _needs_words(rule, asked, told) else "",
         verdict=rule.verdict.value,
         tone=TONES[rule.verdict],
     )
 
 
-def ends(low: float | None, high: float | None, digits: int) -> str:
-    """An interval's ends in brackets, or that there is none."""
-    return "no interval" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+def _needs_words(rule: RuleOutcome, asked: str, told: Sequence[str]) -> bool:
+    """Whether the figures don't say it all. What is open has a reason; the evidence has a section of its own."""
+    if not asked or rule.estimate is None:
+        return True
+    return rule.verdict is Outcome.UNDECIDED and rule.name != "evidence" and rule.sentence not in told
 
 
 def _figures(rule: RuleOutcome) -> tuple[str, str, str]:
@@ -100,29 +109,30 @@ def _figures(rule: RuleOutcome) -> tuple[str, str, str]:
         return _difference(rule, limit)
     if rule.name in ("floor", "slice_floor"):
         words = "at least" if _higher_is_better(rule) else "at most"
-        return f"{words} {plain(limit)}", number(rule.estimate, digits_for([rule.estimate], apart_from=limit)), ""
+        digits = digits_for([rule.estimate, rule.low, rule.high], apart_from=limit)
+        return f"{words} {plain(limit)}", number(rule.estimate, digits), ends(rule.low, rule.high, digits)
     digits = digits_for([rule.estimate, rule.low, rule.high], apart_from=limit)
     if rule.name in _AT_MOST:
         return f"at most {plain(limit)}", number(rule.estimate, digits), ends(rule.low, rule.high, digits)
     told = _of_its_own(rule.name)
     if told is not None:
         words, show = told
-        found = "not available" if rule.estimate is None else show(rule.estimate)
+        nothing = MISSING if rule.verdict is Outcome.PASS else "not available"  # without a champion, it need not be
+        found = nothing if rule.estimate is None else show(rule.estimate)
         return f"{words} {show(limit)}", found, ""
     return plain(limit), number(rule.estimate, digits), ends(rule.low, rule.high, digits)
 
 
 def _difference(rule: RuleOutcome, limit: float) -> tuple[str, str, str]:
     digits = digits_for([rule.estimate, rule.low, rule.high], apart_from=limit)
-    signed = f"{'+' if limit > 0 else ''}{plain(limit)}".replace("-", "\N{MINUS SIGN}")
-    asked = f"{'more' if _higher_is_better(rule) else 'less'} than {signed}"
+    asked = f"{'more' if _higher_is_better(rule) else 'less'} than {'+' if limit > 0 else ''}{plain(limit)}"
     return asked, number(rule.estimate, digits, sign=True), ends(rule.low, rule.high, digits)
 
 
 def _of_its_own(name: str) -> tuple[str, Callable[[float], str]] | None:
     """How a rule with a unit of its own is told: the words before the limit, and how its figures are written."""
     if name in _COUNTS:
-        return "at least", lambda value: f"{value:,.0f}"
+        return "at least", lambda value: f"{value:,.0f} {name}"
     if name in _COSTS:
         return "at most", lambda value: f"{value:.3g}{_COSTS[name]}"
     if name == "tenure":
@@ -130,7 +140,10 @@ def _of_its_own(name: str) -> tuple[str, Callable[[float], str]] | None:
     if name == "promotions_per_week":
         return "fewer than", lambda value: f"{value:.0f}"
     if name == "evidence":
-        return "at least", lambda value: number(value, 0 if value >= 100 else 1)
+        return (
+            "at least",
+            lambda value: number(value, 0 if value >= 100 else 1) if value < 1e6 else "more than 1,000,000",
+        )
     return None
 
 

@@ -1,23 +1,28 @@
-"""Parts of the data on the decision page: slices with their differences, groups with their gaps."""
+"""Parts of the data on the decision page: slices with their tests, groups with their gaps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from perennial.domain.evaluation import EvaluationResult, FairnessResult, MetricEstimate, SliceResult
-from perennial.domain.gate import Decision, Outcome
+from perennial.domain.gate import Decision, Outcome, RuleOutcome
 from perennial.domain.metric_names import METRICS
+from perennial.domain.rules.outcome import SLICES
 from perennial.domain.wording import digits_for, number
+from perennial.reports.estimate_words import NO_INTERVAL, ends, estimate_words, p_value
 from perennial.reports.interval_plot import IntervalPlot, Line, interval_plot
-from perennial.reports.rule_words import TONES, ends
+from perennial.reports.page import MISSING
+from perennial.reports.rule_words import TONES
 from perennial.spec.model import ModelSpec
 
 SHOWN_SLICES: Final = 25
-"""Values of a slice column on the page: those that did not pass, then those with the most rows."""
-MISSING: Final = "\N{EN DASH}"
+"""Values of a slice column on the page that the gate did not judge: those with the most rows."""
+SHOWN_JUDGED: Final = 200
+"""Judged ones, those that did not pass first: more would make a page that nobody reads."""
+_WORST_FIRST: Final = (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +31,19 @@ class SliceRow:
 
     value: str
     rows: int
-    challenger: str
+    challenger: tuple[str, str]
+    """Value and interval."""
     champion: str
-    difference: str
-    interval: str
+    difference: tuple[str, str]
     verdict: str
     """Of the gate: an `Outcome`'s value, `not judged`, or empty where the gate judges no slices."""
+    which: str
+    """Which rule the verdict is of, where the slice has more than one."""
     tone: str
+    p: str
+    p_adjusted: str
+    note: str
+    """What the slice has too little of."""
     plot: IntervalPlot | None
 
 
@@ -43,6 +54,10 @@ class SliceTable:
     column: str
     rows: tuple[SliceRow, ...]
     left_out: int
+    counts: str
+    """How many of its slices came to what: `1 FAIL, 28 PASS, 3 not judged`."""
+    is_open: bool
+    """Whether to show it unasked: something did not pass, or it is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,21 +71,23 @@ class GroupTable:
     """Value and interval."""
     champion_gap: tuple[str, str]
     increase: tuple[str, str]
+    note: str
+    """Which group has too little for an interval."""
 
 
 def slice_tables(spec: ModelSpec, evaluation: EvaluationResult, decision: Decision) -> list[SliceTable]:
     """One table for each slice column of the spec, in its order."""
-    tables = []
-    outcomes = _outcomes(decision)
-    for column in spec.evaluation.slices:
-        found = [part for part in evaluation.slices if part.column == column]
-        # sorted() is stable: within each of the two groups the evaluation's order, most rows first, is kept.
-        found = sorted(found, key=lambda part: _title(part) not in outcomes)
-        shown = found[:SHOWN_SLICES]
-        reach = _reach(spec, shown)
-        rows = tuple(_slice_row(spec, part, outcomes, decision, reach) for part in shown)
-        tables.append(SliceTable(column=column, rows=rows, left_out=len(found) - len(shown)))
-    return tables
+    rules = slice_outcomes(decision)
+    return [_slice_table(spec, evaluation, column, rules) for column in spec.evaluation.slices]
+
+
+def slice_outcomes(decision: Decision) -> dict[str, list[RuleOutcome]]:
+    """The outcomes of each slice by its title (`origin = JFK`), the worst first."""
+    found: dict[str, list[RuleOutcome]] = {}
+    for rule in sorted(decision.rules, key=lambda rule: _WORST_FIRST.index(rule.verdict)):
+        if rule.group == SLICES and rule.subject is not None:
+            found.setdefault(rule.subject, []).append(rule)
+    return found
 
 
 def group_table(found: FairnessResult) -> GroupTable:
@@ -83,53 +100,67 @@ def group_table(found: FairnessResult) -> GroupTable:
             (group.group, group.rows, _cell(group.challenger, digits), _cell(group.champion, digits))
             for group in found.groups
         ),
-        challenger_gap=_texts(found.challenger_gap),
-        champion_gap=_texts(found.champion_gap),
-        increase=_texts(found.increase, sign=True),
+        challenger_gap=estimate_words(found.challenger_gap),
+        champion_gap=estimate_words(found.champion_gap),
+        increase=estimate_words(found.increase, sign=True),
+        note=found.why_no_interval or "",
     )
 
 
-def _outcomes(decision: Decision) -> dict[str, Outcome]:
-    """The worst outcome of each slice that did not pass, by its title."""
-    bad = [r for r in decision.rules if r.name in ("slice", "slice_floor") and r.verdict is not Outcome.PASS]
-    found = {rule.subject: rule.verdict for rule in bad if rule.subject is not None}
-    return found | {rule.subject: Outcome.FAIL for rule in bad if rule.subject and rule.verdict is Outcome.FAIL}
+def _slice_table(
+    spec: ModelSpec, evaluation: EvaluationResult, column: str, rules: Mapping[str, Sequence[RuleOutcome]]
+) -> SliceTable:
+    found = [part for part in evaluation.slices if part.column == column]
+    judged = [part for part in found if _title(part) in rules]
+    # sorted() is stable: among those of one outcome the evaluation's order, most rows first, is kept.
+    judged.sort(key=lambda part: _WORST_FIRST.index(rules[_title(part)][0].verdict))
+    others = [part for part in found if _title(part) not in rules]
+    shown = [*judged[:SHOWN_JUDGED], *others[:SHOWN_SLICES]]
+    reach = _reach(spec, shown)
+    rows = tuple(_slice_row(spec, part, rules.get(_title(part), ()), reach) for part in shown)
+    verdicts = [rules[_title(part)][0].verdict for part in judged]
+    told = [(verdicts.count(outcome), outcome.value) for outcome in _WORST_FIRST]
+    if spec.gate.slices is not None:
+        told.append((len(others), "not judged"))
+    return SliceTable(
+        column=column,
+        rows=rows,
+        left_out=len(found) - len(shown),
+        counts=", ".join(f"{count:,} {what}" for count, what in told if count) or f"{len(found):,}",
+        is_open=len(rows) <= SHOWN_SLICES or any(verdict is not Outcome.PASS for verdict in verdicts),
+    )
 
 
-def _slice_row(
-    spec: ModelSpec, part: SliceResult, outcomes: dict[str, Outcome], decision: Decision, reach: float
-) -> SliceRow:
+def _slice_row(spec: ModelSpec, part: SliceResult, rules: Sequence[RuleOutcome], reach: float) -> SliceRow:
     gap = part.difference
     if gap is None and part.challenger is not None and part.champion is not None:
         gap = MetricEstimate(value=part.challenger - part.champion, low=None, high=None)
     digits = 3 if abs(part.challenger or 0) < 100 else 1
     if gap is not None:
         digits = max(digits, digits_for([gap.low, gap.value, gap.high]))
-    outcome = _outcome(spec, part, outcomes, decision)
+    test = next((rule for rule in rules if rule.name == "slice"), None)
     return SliceRow(
         value=part.value,
         rows=part.rows,
-        challenger=_cell(part.challenger, digits),
+        challenger=(_cell(part.challenger, digits), _ends(part.challenger_low, part.challenger_high, digits)),
         champion=_cell(part.champion, digits),
-        difference=_cell(None if gap is None else gap.value, digits, sign=True),
-        interval="" if gap is None or gap.low is None else ends(gap.low, gap.high, digits),
-        verdict=str(outcome),
-        tone=TONES[outcome] if isinstance(outcome, Outcome) else "",
+        difference=("", "")
+        if gap is None
+        else (_cell(gap.value, digits, sign=True), _ends(gap.low, gap.high, digits) or NO_INTERVAL),
+        verdict=_verdict(spec, rules),
+        which="floor" if test is not None and rules[0].name == "slice_floor" != test.name else "",
+        tone=TONES[rules[0].verdict] if rules else "",
+        p=p_value(None if test is None else test.p),
+        p_adjusted=p_value(None if test is None else test.p_adjusted),
+        note=part.why_no_interval or "",
         plot=None if gap is None else _plot(spec, gap, reach),
     )
 
 
-def _outcome(spec: ModelSpec, part: SliceResult, outcomes: dict[str, Outcome], decision: Decision) -> Outcome | str:
-    """The gate names each slice that did not pass, and sums up the others."""
-    rules = spec.gate.slices
-    if rules is None:
+def _verdict(spec: ModelSpec, rules: Sequence[RuleOutcome]) -> str:
+    if spec.gate.slices is None:
         return ""
-    if _title(part) in outcomes:
-        return outcomes[_title(part)]
-    if part.rows < rules.min_rows:
-        return "not judged"
-    summed_up = any(rule.name == "slices" and rule.verdict is Outcome.PASS for rule in decision.rules)
-    return Outcome.PASS if summed_up else "not judged"
+    return rules[0].verdict.value if rules else "not judged"
 
 
 def _reach(spec: ModelSpec, parts: Sequence[SliceResult]) -> float:
@@ -153,11 +184,8 @@ def _title(part: SliceResult) -> str:
     return f"{part.column} = {part.value}"
 
 
-def _texts(estimate: MetricEstimate | None, *, sign: bool = False) -> tuple[str, str]:
-    if estimate is None:
-        return MISSING, ""
-    digits = digits_for([estimate.low, estimate.value, estimate.high])
-    return number(estimate.value, digits, sign=sign), ends(estimate.low, estimate.high, digits)
+def _ends(low: float | None, high: float | None, digits: int) -> str:
+    return "" if low is None or high is None else ends(low, high, digits)
 
 
 def _cell(value: float | None, digits: int, *, sign: bool = False) -> str:

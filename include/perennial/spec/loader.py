@@ -17,6 +17,8 @@ from perennial.spec.model import ModelSpec
 
 SUFFIXES: Final = (".yaml", ".yml")
 MAX_SPEC_BYTES: Final = 256 * 1024
+MAX_NAMED: Final = 20
+"""Models that a message lists."""
 _SECRET_NAME: Final = re.compile(r"(?i)(^|_)(password|passwd|secret|token|api_?key|(access|secret)_?key|credentials?)$")
 _SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----")
 HIDDEN: Final = "(hidden)"
@@ -57,12 +59,32 @@ def load_model(folder: Path, name: str) -> ModelSpec:
         UnknownModelError: no file of that name in the folder.
         SpecError: the file is not a valid spec.
     """
+    return load_spec(require_known(folder, name))
+
+
+def require_known(folder: Path, name: str) -> Path:
+    """The file of the model's spec, which may be a broken one.
+
+    Raises:
+        UnknownModelError: no file of that name in the folder, or no such folder.
+    """
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
         if path.is_file():
-            return load_spec(path)
-    known = ", ".join(path.stem for path in spec_paths(folder)) or "none"
-    raise UnknownModelError(f"no spec for model {name!r} in {folder}; known models: {known}")
+            return path
+    known = [path.stem for path in spec_paths(folder)]
+    if not known:
+        raise UnknownModelError(f"no spec for model {name!r}: {no_specs(folder)}")
+    more = f" and {len(known) - MAX_NAMED:,} more" if len(known) > MAX_NAMED else ""
+    raise UnknownModelError(
+        f"no spec for model {name!r} in {folder}; known models: {', '.join(known[:MAX_NAMED])}{more}"
+    )
+
+
+def no_specs(folder: Path) -> str:
+    """What to say, and to do, where no spec was found."""
+    found = "holds no spec (*.yaml)" if folder.is_dir() else "does not exist"
+    return f"{folder} {found}; set PERENNIAL_SPECS to the folder of your specs"
 
 
 def suite_path(folder: Path, spec: ModelSpec) -> Path:
@@ -117,6 +139,8 @@ def _read_yaml(path: Path) -> Any:
             raise SpecError([SpecProblem(path.name, "(file)", f"{path.stat().st_size} bytes", limit)])
         with path.open(encoding="utf-8") as stream:
             document = yaml.load(stream, Loader=_LOADER)  # noqa: S506 - a SafeLoader, in C where there is one
+    except FileNotFoundError:
+        raise SpecError([SpecProblem(path.name, "(file)", str(path.absolute()), "there is no such file")]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError([SpecProblem(path.name, "(file)", "", f"must be readable YAML: {error}")]) from error
     if not isinstance(document, dict):

@@ -164,10 +164,12 @@ class FairnessRule(SpecPart):
     """One of `evaluation.slices`."""
     groups: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
     """Values of the column, as text. A group without rows fails."""
+    min_rows: Annotated[int, Field(ge=1)] = 100
+    """Least number of rows of each group: with fewer in one, the gap is mostly chance, and not judged."""
     metric: str | None = None
     """One of the evaluation's metrics; the primary one if left out."""
     max_gap: Annotated[float | None, Field(ge=0)] = None
-    """Largest gap of the challenger."""
+    """Largest gap of the challenger; compared with the estimate itself, not with an end of its interval."""
     max_increase: Annotated[float | None, Field(ge=0)] = None
     """Largest growth of the gap against the champion's, beyond chance."""
 

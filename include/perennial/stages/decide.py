@@ -192,6 +192,7 @@ def _publish(case: _Case, folder: str) -> None:
         run_url=case.run_url,
         history=history,
         gate_verdict=judged.verdict if request.break_glass else None,
+        policy=case.policy,
     )
     said = {
         "schema_version": SCHEMA_VERSION,

@@ -33,7 +33,7 @@ from perennial.stages.slices import coded, measure_fairness, measure_slices
 from perennial.stages.units import units_of
 
 _log = logging.getLogger(__name__)
-METHOD_VERSION: Final = 2
+METHOD_VERSION: Final = 3
 """Part of an evaluation's key: raise it when the same scores would give other figures."""
 _PARQUET: Final = "application/vnd.apache.parquet"
 
@@ -73,7 +73,7 @@ def evaluate_models(
     folder = f"{root}/evaluations/{spec.name}/{key}"
     if stored_object(store, f"{folder}/evaluation.json") is None:
         scores = score_match(spec, match, champion, glass)
-        result = _measure(spec, match, scores, challenger, champion, notes=glass.notes, seed=int(key[:16], 16))
+        result = measure(spec, match, scores, challenger, champion, notes=glass.notes)
         store.write(f"{folder}/scores.parquet", _scores_file(spec, match.holdout, scores), content_type=_PARQUET)
         put_once(store, f"{folder}/evaluation.json", canonical_json(asdict(result)))
     reference = _reference(store, folder, match.holdout)
@@ -100,6 +100,15 @@ def _key(
             "break_glass": broken,
         }
     )[:32]
+
+
+def _seed(holdout: Holdout, challenger: ModelRef, champion: JudgedChampion | None) -> int:
+    """Of the bootstrap: the data's and the models' alone, so that no setting of the gate draws anew.
+
+    Otherwise an unlucky verdict could be tried again with `replicates: 2001`.
+    """
+    rival = None if champion is None or champion.model is None else champion.model.digest
+    return int(digest_of([holdout.sha256, challenger.digest, rival])[:16], 16)
 
 
 def _facts(model: ModelRef | None) -> dict[str, Any] | None:
@@ -130,7 +139,7 @@ def _reference(store: ObjectStore, folder: str, holdout: Holdout) -> EvaluationR
     )
 
 
-def _measure(
+def measure(
     spec: ModelSpec,
     match: Match,
     scores: Scores,
@@ -138,9 +147,19 @@ def _measure(
     champion: JudgedChampion | None,
     *,
     notes: list[str],
-    seed: int,
 ) -> EvaluationResult:
+    """Metrics, intervals, parts and costs from the scores, without any store: what the gate judges.
+
+    Args:
+        spec: the model's.
+        match: the holdout, and the models whose cost is measured.
+        scores: of the holdout's rows.
+        challenger: what it is.
+        champion: what is judged with it; None if there is none.
+        notes: said already.
+    """
     frame, holdout = match.holdout.frame, match.holdout
+    seed = _seed(holdout, challenger, champion)
     column = spec.gate.cluster_by
     clusters = None if column is None else coded(frame[column])
     codes = None if clusters is None else clusters.codes
@@ -156,6 +175,7 @@ def _measure(
     )
     slices = measure_slices(spec, frame, scores, codes, confidence=confidence, seed=seed)
     costs, cost_notes = measure_costs(spec, frame, _compared(match, scores))
+    unit, units = units_of(spec, frame, scores, clusters, holdout.interval.end)
     return EvaluationResult(
         model=spec.name,
         champion_version=None if champion is None else champion.version,
@@ -170,7 +190,8 @@ def _measure(
         champion=None if champion is None else _facts(champion.model),
         defects=(*scores.defects, *slices.defects),
         notes=(*notes, *scores.notes, *_notes(pairs), *_same(champion, challenger), *slices.notes, *cost_notes),
-        units=units_of(spec, frame, scores, clusters),
+        unit=unit,
+        units=units,
         fairness=tuple(measure_fairness(spec, frame, scores, codes, confidence=confidence, seed=seed)),
         costs=costs,
         curves=_curves(spec, scores),

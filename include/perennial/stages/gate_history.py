@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from perennial.domain.fingerprint import sha256_of
 from perennial.domain.gate_history import GateHistory, LostEvidence, Reign
 from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
 from perennial.domain.run_request import RunRequest
-from perennial.domain.sequential import EvidenceState
+from perennial.domain.sequential import EvidenceState, after_loss
 from perennial.domain.times import format_time, parse_time
 from perennial.errors import NotFoundError
 from perennial.ledger import Anchor, Ledger
@@ -31,9 +32,9 @@ def gate_history(
     """
     moves = ledger.moves(spec.name, except_run=request.run_id)
     decisions = ledger.newest(spec.name, "decision", except_run=request.run_id)
-    evidence, lost = _evidence(store, decisions[-1]) if decisions else (None, None)
+    evidence, lost = _evidence(store, ledger, decisions[-1], request) if decisions else (None, None)
     if lost is not None and _too_old(spec, request, lost):
-        lost = None
+        evidence, lost = after_loss(lost.as_of), None
     return GateHistory(
         as_of=request.as_of,
         reigns=tuple(reigns(moves)),
@@ -41,6 +42,7 @@ def gate_history(
         evidence=evidence,
         lost=lost,
         damage=_damage(spec.name, ledger, anchors),
+        is_overridden=bool(request.break_glass),
     )
 
 
@@ -52,7 +54,11 @@ def newest_fact(ledger: Ledger, request: RunRequest) -> str:
 
 def reigns(moves: Sequence[LedgerEntry]) -> list[Reign]:
     """Who was champion since when, oldest first."""
-    return [Reign(version=move.champion_after, since=move.as_of, how=move.kind) for move in moves if move.moved]
+    return [
+        Reign(version=move.champion_after, since=move.as_of, how=move.kind, sequence=move.sequence)
+        for move in moves
+        if move.moved
+    ]
 
 
 def history_facts(history: GateHistory) -> dict[str, Any]:
@@ -81,12 +87,15 @@ def _damage(model: str, ledger: Ledger, anchors: Sequence[Anchor]) -> tuple[str,
     )
 
 
-def _evidence(store: ObjectStore, newest: LedgerEntry) -> tuple[EvidenceState | None, LostEvidence | None]:
+def _evidence(
+    store: ObjectStore, ledger: Ledger, newest: LedgerEntry, request: RunRequest
+) -> tuple[EvidenceState | None, LostEvidence | None]:
     """The evidence as the newest decision has it; or, if that one could not read it, as the decision it looked for has.
 
     So an object that is brought back is found again, and one that is gone never gives a fresh budget.
     """
-    uri, sha256, as_of = _where(newest)
+    reference: Mapping[str, Any] = newest.references.get("decision") or {}
+    uri, sha256, as_of = str(reference.get("uri", "")), str(reference.get("sha256", "")), None
     while True:
         try:
             said = _read(store, uri, sha256)
@@ -99,13 +108,15 @@ def _evidence(store: ObjectStore, newest: LedgerEntry) -> tuple[EvidenceState | 
         except (NotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
             where = uri or "the newest decision"
             problem = f"The evidence of earlier nights cannot be read from {where} ({type(error).__name__}: {error})."
+            as_of = as_of or _latest(ledger, request)
             return None, LostEvidence(uri=uri, sha256=sha256, as_of=as_of, problem=problem)
         uri, sha256, as_of = earlier
 
 
-def _where(entry: LedgerEntry) -> tuple[str, str, Any]:
-    reference: Mapping[str, Any] = entry.references.get("decision") or {}
-    return str(reference.get("uri", "")), str(reference.get("sha256", "")), entry.as_of
+def _latest(ledger: Ledger, request: RunRequest) -> datetime:
+    """The latest `as_of` of all decisions: the newest one may be a replay of the past."""
+    decisions = ledger.newest(request.model, "decision", count=sys.maxsize, except_run=request.run_id)
+    return max(entry.as_of for entry in decisions)
 
 
 def _read(store: ObjectStore, uri: str, sha256: str) -> dict[str, Any]:
@@ -121,6 +132,6 @@ def _read(store: ObjectStore, uri: str, sha256: str) -> dict[str, Any]:
 
 
 def _too_old(spec: ModelSpec, request: RunRequest, lost: LostEvidence) -> bool:
-    """Once the period is over since that decision, no stake in it counts any more."""
+    """Once the period is over since all the runs that may have left evidence there, none of it counts any more."""
     policy = spec.gate.false_promotions
     return policy is not None and request.as_of >= lost.as_of + timedelta(days=policy.period_days)

@@ -120,7 +120,8 @@ def judge_landing(
         return LandingVerdict(ready=False, why=f"all {state.objects} objects were looked at")
     age_s = (now - state.newest).total_seconds()
     if age_s >= patience.quiet_s:
-        why = f"{state.objects} objects, not all looked at; the newest is from {format_time(state.newest)}"
+        newest = format_time(state.newest.replace(microsecond=0))
+        why = f"{state.objects:,} objects, not all looked at; the newest is from {newest}"
         return LandingVerdict(ready=True, why=why)
     if waiting_since is not None and now - waiting_since >= timedelta(seconds=patience.at_most_s):
         return LandingVerdict(ready=True, why=f"not quiet for {patience.at_most_s:g} s; looking at what is complete")

@@ -74,24 +74,8 @@ def carry_out(
         return PromotionRef(
             ledger_uri=decision.ledger_uri, promoted=False, champion_before=champion, champion_after=champion
         )
-    draft = LedgerEntry(
-        kind="promotion",
-        model=spec.name,
-        recorded_at=door.clock.now(),
-        request=request.to_dict(),
-        evidence_sha256=decision.sha256,
-        summary="",
-        champion_before=decision.champion_version,
-        champion_after=None,
-        verdict=decision.verdict,
-        reasons=reasons,
-        fingerprint=model.fingerprint,
-        policy=policy,
-        page_uri=decision.page_uri,
-        references={kind: reference.to_dict() for kind, reference in references.items()},
-        break_glass=decision.break_glass,
-        digest=model.digest,
-    )
+    led_here = {kind: reference.to_dict() for kind, reference in references.items()}
+    draft = replace(_draft(request, model, decision, door), reasons=reasons, policy=policy, references=led_here)
     done = door.ledger.find(draft.model, draft.entry_id)
     if done is not None:
         return _reference(door.ledger.append(done))
@@ -106,6 +90,25 @@ def carry_out(
         )
     _log.info("%s %s promote: %s", spec.name, request.run_id, recorded.entry.summary)
     return _reference(recorded)
+
+
+def _draft(request: RunRequest, model: ModelRef, decision: DecisionRef, door: ChampionDoor) -> LedgerEntry:
+    """The entry, as far as it is known before the lock is held."""
+    return LedgerEntry(
+        kind="promotion",
+        model=request.model,
+        recorded_at=door.clock.now(),
+        request=request.to_dict(),
+        evidence_sha256=decision.sha256,
+        summary="",
+        champion_before=decision.champion_version,
+        champion_after=None,
+        verdict=decision.verdict,
+        fingerprint=model.fingerprint,
+        page_uri=decision.page_uri,
+        break_glass=decision.break_glass,
+        digest=model.digest,
+    )
 
 
 def _promote(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perennial.champion_door import ChampionDoor, named
@@ -13,7 +13,7 @@ from perennial.domain.ledger_entry import LedgerEntry, quarantined
 from perennial.domain.references import RollbackRef
 from perennial.domain.run_request import RollbackRequest
 from perennial.domain.times import format_time
-from perennial.errors import FenceError, TerminalError
+from perennial.errors import FenceError, NotFoundError, TerminalError
 from perennial.ledger import Ledger, Recorded
 from perennial.ports import RegisteredVersion
 from perennial.spec.model import ModelSpec
@@ -30,6 +30,8 @@ class _Plan:
     target: RegisteredVersion
     released: str | None
     """Why the target was in quarantine, if it was."""
+    digest: str | None
+    """Of the model that is removed; None: not known."""
 
 
 def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) -> RollbackRef:
@@ -43,15 +45,18 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
         door: to production.
 
     Raises:
-        TerminalError: there is no version to go back to, or it is champion already.
+        TerminalError: there is no version to go back to, it is champion already, or it is in quarantine and the
+            request gives no reason.
         NotFoundError, ChampionUnusableError: `request.to` does not exist, or was not registered by Perennial.
         IntegrityError, SmokeTestError: the target's bytes have changed, or it gives no usable predictions.
         FenceError: somebody moved the champion while this was going on; nothing was changed.
     """
+    under_way = door.under_way(spec.name)
     champion = door.settle(spec.name, owner=request.run_id)
     done = _find(door.ledger, request)
     if done is not None:
         return _reference(door.ledger.append(done))
+    _require_one_step(request, under_way, champion)
     plan = _plan(request, champion, door)
     # Before the lock, because it may take seconds, and nothing that it finds can change.
     smoke_test(spec.task, plan.target.model, f"version {plan.target.version} of {spec.name}", registry=door.registry)
@@ -66,43 +71,91 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
                 f"{named(plan.removed)} to {named(champion)}. Nothing was changed; look, and start it again"
             )
         recorded = door.move(_entry(request, plan, door), lease)
-    _log.warning("%s %s rollback: %s", spec.name, request.run_id, recorded.entry.summary)
+    _log.info("%s %s rollback: %s", spec.name, request.run_id, recorded.entry.summary)
     return _reference(recorded)
+
+
+def _require_one_step(request: RollbackRequest, under_way: LedgerEntry | None, champion: str | None) -> None:
+    """Who asks again after a crash, or at the same moment as somebody else, wants to go back once."""
+    if request.to is None and under_way and under_way.kind == "rollback" and under_way.champion_after == champion:
+        raise FenceError(
+            f"{request.model}: run {under_way.run_id} has gone back from {named(under_way.champion_before)} to "
+            f"{named(champion)} just now; what it lacked was completed. Nothing more was changed. To go further back, "
+            f"start another rollback"
+        )
 
 
 def _plan(request: RollbackRequest, champion: str | None, door: ChampionDoor) -> _Plan:
     past = door.ledger.moves(request.model)
-    held = quarantined(past)
+    held, digest = quarantined(past), _digest(past, champion, door)
     if request.to is not None:
-        if request.to == champion:
-            raise TerminalError(f"{request.model}: version {request.to} is the champion already; nothing was changed")
-        target = door.registry.version(request.model, request.to)
-        return _Plan(removed=champion, target=target, released=held.get(target.model.digest))
-    for version in _earlier(past):
-        digest = None if version == champion else door.digest(request.model, version)
-        if digest is not None and digest not in held:
+        target = _named_target(request, request.to, champion, held, door)
+        return _Plan(removed=champion, target=target, released=held.get(target.model.digest), digest=digest)
+    for version, known in _earlier(past).items():
+        found = None if version == champion else door.digest(request.model, version)
+        # MLflow gives the number of a deleted version to the next one: then it is another model.
+        if found is not None and found not in held and known in (None, found):
             target = door.registry.version(request.model, version)
-            return _Plan(removed=champion, target=target, released=None)
-    there = ", ".join(sorted(door.registry.version_tags(request.model), key=int)) or "none"
+            return _Plan(removed=champion, target=target, released=None, digest=digest)
     raise TerminalError(
         f"{request.model}: the ledger knows no earlier champion to go back to from {named(champion)} that exists, was "
-        f"registered by Perennial and was not itself taken back. Versions there are: {there}. Nothing was changed; "
-        f"name one: perennial rollback {request.model} --to VERSION"
+        f"registered by Perennial and was not itself taken back. Versions there are: {_there(request, door)}. Nothing "
+        f"was changed; name one: perennial rollback {request.model} --to VERSION --reason TEXT"
     )
 
 
-def _earlier(moves: Sequence[LedgerEntry]) -> list[str]:
-    """Versions that were champion, the latest first, none twice."""
-    chain = [version for move in moves for version in (move.champion_before, move.champion_after)]
-    return list(dict.fromkeys(version for version in reversed(chain) if version is not None))
+def _named_target(
+    request: RollbackRequest, version: str, champion: str | None, held: Mapping[str, str], door: ChampionDoor
+) -> RegisteredVersion:
+    """The version that was asked for by its number; one in quarantine only if somebody says why."""
+    if version == champion:
+        raise TerminalError(
+            f"{request.model}: version {version} is the champion already. Versions there are: "
+            f"{_there(request, door)}. Nothing was changed"
+        )
+    try:
+        target = door.registry.version(request.model, version)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{request.model} has no version {version}. Versions there are: {_there(request, door)}. Nothing was "
+            f"changed"
+        ) from error
+    why = held.get(target.model.digest)
+    if why is not None and not request.reason.strip():
+        raise TerminalError(
+            f"{request.model}: version {version} is in quarantine ({why.rstrip('.')}). Going back to it releases it, "
+            f"which takes a reason: perennial rollback {request.model} --to {version} --reason TEXT, or the form's "
+            f"field Reason in Airflow. Nothing was changed"
+        )
+    return target
+
+
+def _there(request: RollbackRequest, door: ChampionDoor) -> str:
+    return ", ".join(sorted(door.registry.version_tags(request.model), key=int)) or "none"
+
+
+def _digest(moves: Sequence[LedgerEntry], champion: str | None, door: ChampionDoor) -> str | None:
+    """Of the champion's model: as the ledger has it, because anybody may edit a version's tags."""
+    last = moves[-1] if moves else None
+    if last is not None and last.champion_after == champion and last.digest is not None:
+        return last.digest
+    return None if last is None else door.digest(last.model, champion)
+
+
+def _earlier(moves: Sequence[LedgerEntry]) -> dict[str, str | None]:
+    """Versions that were champion, the latest first, with the digest that each had then (None: not known)."""
+    found: dict[str, str | None] = {}
+    for move in reversed(moves):
+        if move.champion_after is not None:
+            found.setdefault(move.champion_after, move.digest)
+    return found
 
 
 def _entry(request: RollbackRequest, plan: _Plan, door: ChampionDoor) -> LedgerEntry:
     who, now = request.requested_by or "Somebody", door.clock.now()
     reason = f": {request.reason}" if request.reason else ""
-    digest = door.digest(request.model, plan.removed)
     summary = f"{who} went back from {named(plan.removed)} to version {plan.target.version}{reason}."
-    if digest is not None:
+    if plan.digest is not None:
         summary += f" Version {plan.removed} is in quarantine: its model is not promoted again."
     elif plan.removed is not None:
         summary += f" Version {plan.removed} was not registered by Perennial: its digest is unknown, no quarantine."
@@ -120,7 +173,7 @@ def _entry(request: RollbackRequest, plan: _Plan, door: ChampionDoor) -> LedgerE
         champion_after=plan.target.version,
         references={"model": plan.target.model.to_dict()},
         actor=request.requested_by or None,
-        quarantined={} if digest is None else {digest: why},
+        quarantined={} if plan.digest is None else {plan.digest: why},
         digest=plan.target.model.digest,
         reasons=(request.reason,) if request.reason else (),
     )

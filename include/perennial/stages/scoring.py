@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WAY_OUT: Final = (
-    "Go back to a version that works with `perennial rollback {model}`, or let somebody whom the spec names in "
-    "approval.break_glass promote the challenger without this comparison"
+    "Go back to a version that works with `perennial rollback {model} --to VERSION`, or let somebody whom the spec "
+    "names in approval.break_glass promote the challenger without this comparison"
 )
 
 
@@ -113,7 +113,7 @@ def score_models(
     """Score every row with both models.
 
     Raises:
-        ChampionUnusableError: the champion raises, or its scores or classes do not fit the task.
+        ChampionUnusableError: the champion raises, or its scores or classes do not fit the task, or are no numbers.
         TerminalError: the challenger does.
     """
     try:
@@ -135,13 +135,18 @@ def score_models(
     elif spec.task == "binary_classification" and theirs is not None and their_classes != my_classes:
         theirs = 1.0 - theirs  # the same two classes in the other order
     if theirs is not None:
-        notes += [note for note in _defects(spec.task, theirs, "champion") if note]
+        broken = list(_unusable_scores(spec.task, theirs))
+        if broken:
+            raise _unusable(spec, str(champion_version), f"cannot score the holdout: {'; '.join(broken)}")
+        notes += [f"The champion {what}." for what in _constant_scores(theirs)]
     return Scores(
         labels=labels,
         challenger=mine,
         champion=theirs,
         classes=classes,
-        defects=tuple(_defects(spec.task, mine, "challenger")),
+        defects=tuple(
+            f"The challenger {what}." for what in (*_unusable_scores(spec.task, mine), *_constant_scores(mine))
+        ),
         notes=tuple(notes),
     )
 
@@ -203,20 +208,23 @@ def _aligned(scores: Floats, own: tuple[Any, ...], classes: tuple[Any, ...]) -> 
     return whole
 
 
-def _defects(task: Task, scores: Floats, who: str) -> Iterator[str]:
+def _unusable_scores(task: Task, scores: Floats) -> Iterator[str]:
+    """What makes the scores none at all; to be read after "the challenger"."""
     finite = np.isfinite(scores)
     if not finite.all():
         rows = int((~finite.reshape(len(scores), -1).all(axis=1)).sum())
-        yield f"The {who}'s score is not a finite number in {rows:,} of {counted(len(scores), 'row')}."
-        return
+        yield f"gives a score that is not a finite number in {rows:,} of {counted(len(scores), 'row')}"
+    elif task != "regression":
+        outside = (scores < 0) | (scores > 1)
+        sums = np.abs(scores.sum(axis=1) - 1) > SUM_TOLERANCE if scores.ndim == 2 else np.zeros(1, dtype=bool)
+        if outside.any() or sums.any():
+            yield "gives scores that are not probabilities: outside [0, 1], or not summing to 1"
+
+
+def _constant_scores(scores: Floats) -> Iterator[str]:
+    """Bad, but scores: of a champion it is judged, of a challenger a defect."""
     if len(scores) > 1 and (scores == scores[0]).all():
-        yield f"The {who} gives all {len(scores):,} rows the same score: it tells nothing apart."
-    if task == "regression":
-        return
-    outside = (scores < 0) | (scores > 1)
-    sums = np.abs(scores.sum(axis=1) - 1) > SUM_TOLERANCE if scores.ndim == 2 else np.zeros(1, dtype=bool)
-    if outside.any() or sums.any():
-        yield f"The {who}'s scores are not probabilities: outside [0, 1], or not summing to 1."
+        yield f"gives all {len(scores):,} rows the same score: it tells nothing apart"
 
 
 def _unusable(spec: ModelSpec, version: str, what: str) -> ChampionUnusableError:

@@ -142,17 +142,20 @@ def _slice(
         replicates=spec.gate.replicates,
         seed=seed,
     )[name]
-    gap = pair.difference
+    gap, mine = pair.difference, pair.challenger.estimate(confidence)
     p_safe, p_harm = (None, None) if gap is None or rules is None else _p_values(name, gap, rules.margin)
     return SliceResult(
         column=column,
         value=value,
         rows=len(scores.labels),
-        challenger=finite_or_none(pair.challenger.value),
+        challenger=mine.value,
         champion=None if pair.champion is None else finite_or_none(pair.champion.value),
+        challenger_low=mine.low,
+        challenger_high=mine.high,
         difference=None if gap is None else gap.estimate(confidence),
         p_safe=p_safe,
         p_harm=p_harm,
+        why_no_interval=pair.why_no_interval,
     )
 
 
@@ -214,6 +217,7 @@ def _fairness(
         challenger_gap=gaps.challenger_gap.estimate(confidence),
         champion_gap=None if gaps.champion_gap is None else gaps.champion_gap.estimate(confidence),
         increase=None if gaps.increase is None else gaps.increase.estimate(confidence),
+        why_no_interval=gaps.why_no_interval,
     )
 
 

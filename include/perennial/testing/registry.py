@@ -138,9 +138,10 @@ class MemoryRegistry:
         """By version, oldest first."""
         return {number: dict(version.tags) for number, version in self._versions.get(model, {}).items()}
 
-    def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        self._version(model, version).tags.update(tags)
+    def tag_version(self, model: str, version: str, tags: Mapping[str, str | None]) -> None:
+        """Set tags, or take them away."""
+        kept = {**self._version(model, version).tags, **tags}
+        self._version(model, version).tags = {name: value for name, value in kept.items() if value is not None}
 
     def description(self, model: str, version: str) -> str:
         """What was registered with the version."""

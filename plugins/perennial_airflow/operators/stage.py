@@ -67,6 +67,10 @@ class StageOperator(BaseOperator):
         self.log.info("%s, run %s: %s as of %s", self.model, request.run_id, self.task_id, request.as_of.isoformat())
         return StageRun(runtime=runtime, spec=spec, request=request)
 
+    def hook(self) -> PerennialHook:
+        """The connections of this task."""
+        return PerennialHook(s3_conn_id=self.s3_conn_id, mlflow_conn_id=self.mlflow_conn_id)
+
     def world(self) -> tuple[Runtime, ModelSpec]:
         """Runtime and spec.
 
@@ -75,7 +79,7 @@ class StageOperator(BaseOperator):
         """
         from perennial.spec import load_model
 
-        runtime = PerennialHook(s3_conn_id=self.s3_conn_id, mlflow_conn_id=self.mlflow_conn_id).runtime()
+        runtime = self.hook().runtime()
         return runtime, load_model(runtime.specs, self.model)
 
     def given(self, kind: type[R], value: Any) -> R:
@@ -91,8 +95,8 @@ class StageOperator(BaseOperator):
             )
         return kind.from_dict(value)
 
-    @staticmethod
-    def remember(context: Mapping[str, Any], link: type[StageLink], url: str) -> None:
-        """Keep an address for the task's button, whatever happens next."""
+    def remember(self, context: Mapping[str, Any], link: type[StageLink], url: str) -> None:
+        """Keep an address for the task's button, whatever happens next, and tell the log on a line of its own."""
         if url:
             context["ti"].xcom_push(key=link.key, value=url)
+            self.log.info("%s: %s", link().name, url)

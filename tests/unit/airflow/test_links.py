@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perennial_airflow.links import DecisionLink, MlflowRunLink, ValidationReportLink, page_url
+from perennial_airflow.links import DecisionLink, MlflowRunLink, MlflowVersionLink, ValidationReportLink, page_url
 
 pytestmark = pytest.mark.airflow
 ROOT = "s3://bucket/store"
@@ -20,9 +20,9 @@ def test_link_gives_what_the_operator_pushed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_links_have_names_for_people_and_keys_of_their_own() -> None:
-    links: list[Any] = [ValidationReportLink(), DecisionLink(), MlflowRunLink()]
-    assert [link.name for link in links] == ["Validation report", "Decision", "MLflow run"]
-    assert len({link.xcom_key for link in links}) == 3
+    links: list[Any] = [ValidationReportLink(), DecisionLink(), MlflowRunLink(), MlflowVersionLink()]
+    assert [link.name for link in links] == ["Validation report", "Decision", "MLflow run", "Version in MLflow"]
+    assert len({link.xcom_key for link in links}) == 4
 
 
 @pytest.mark.parametrize("kind", ["validations", "decisions"])

@@ -99,6 +99,8 @@ def part(
         rows=rows,
         challenger=None if gap is None else base + gap,
         champion=base,
+        challenger_low=0.65,
+        challenger_high=0.75,
         difference=None if gap is None else estimate(gap, gap - 0.02, gap + 0.02),
         p_safe=p_safe,
         p_harm=p_harm,

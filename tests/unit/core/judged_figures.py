@@ -19,6 +19,7 @@ from perennial.domain.evaluation import (
 from perennial.domain.gate import Decision, Outcome, RuleOutcome
 from perennial.domain.gate_history import GateHistory, Reign
 from perennial.domain.references import Verdict
+from perennial.domain.rules.outcome import SLICES
 from perennial.domain.sequential import EvidenceState, Stake
 
 NOW = datetime(2013, 3, 15, 6, tzinfo=UTC)
@@ -58,6 +59,8 @@ def a_slice(value: str, rows: int, challenger: float, champion: float, reach: fl
         rows=rows,
         challenger=challenger,
         champion=champion,
+        challenger_low=None if reach is None else challenger - reach,
+        challenger_high=None if reach is None else challenger + reach,
         difference=around(challenger - champion, reach),
         p_safe=0.001,
         p_harm=0.999,
@@ -133,6 +136,19 @@ def a_rule(name: str, verdict: str = "PASS", **figures: Any) -> RuleOutcome:
     return RuleOutcome(**{"name": name, "verdict": Outcome(verdict), "sentence": f"About {name}.", **figures})
 
 
+def slice_rules(
+    value: str, rows: int, gap: float, reach: float, *, p: float, adjusted: float, verdict: str = "PASS"
+) -> tuple[RuleOutcome, RuleOutcome]:
+    """Of one slice of `origin`: the test against the champion, and its floor."""
+    subject = {"group": SLICES, "metric": "roc_auc", "subject": f"origin = {value}", "n": rows}
+    test = {"p": p, "p_adjusted": adjusted, "p_limit": 0.05, "tests": 3}
+    ends = {"low": gap - reach, "high": gap + reach}
+    return (
+        a_rule("slice", verdict, threshold=-0.03, estimate=gap, **ends, **subject, **test),
+        a_rule("slice_floor", threshold=0.6, estimate=0.7, low=0.68, high=0.72, **subject),
+    )
+
+
 def a_decision(**changes: Any) -> Decision:
     gap = {"threshold": -0.03, "metric": "roc_auc"}
     rules = (
@@ -142,7 +158,9 @@ def a_decision(**changes: Any) -> Decision:
         a_rule("quarantine", sentence="The challenger was never taken back from production."),
         a_rule("floor", metric="roc_auc", threshold=0.55, estimate=0.712, low=0.7, high=0.72, n=11872),
         a_rule("superiority", metric="roc_auc", threshold=0.002, estimate=0.036, low=0.025, high=0.047, n=11872),
-        a_rule("slice", "UNDECIDED", subject="origin = LGA", estimate=-0.03, low=-0.056, high=-0.004, n=3012, **gap),
+        *slice_rules("JFK", 4510, 0.041, 0.018, p=0.00002, adjusted=0.00006),
+        *slice_rules("EWR", 4200, 0.034, 0.021, p=0.0013, adjusted=0.0026),
+        *slice_rules("LGA", 3012, -0.03, 0.026, p=0.5, adjusted=0.5, verdict="UNDECIDED"),
         a_rule("slices", n=2, sentence="2 of 3 slices are shown not to be worse by 0.03 or more.", **gap),
         a_rule(
             "fairness_gap", metric="roc_auc", subject="origin", threshold=0.1, estimate=0.061, low=0.041, high=0.081
@@ -174,10 +192,13 @@ def a_decision(**changes: Any) -> Decision:
         "rules": rules,
         "evidence": EvidenceState(
             champion="c" * 64,
+            reign=3,
             metric="roc_auc",
             limit=0.002,
+            unit="day",
             units=tuple((f"2013-02-{day:02}", 0.03) for day in range(1, 24)),
-            stakes=(Stake(since=NOW - timedelta(days=23), until=None, level=1 / 60),),
+            stakes=(Stake(since=NOW - timedelta(days=23), until=NOW, level=1 / 60),),
+            level=1 / 60,
             e_value=41.3,
         ),
     }

@@ -82,6 +82,17 @@ class NotFinite(Column):
         return scores
 
 
+class Stretched(Column):
+    """Scores a multiple of the feature, which is no probability."""
+
+    def __init__(self, name: str, by: float) -> None:
+        super().__init__(name)
+        self.by = by
+
+    def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
+        return super().predict_proba(frame) * self.by
+
+
 class Raising(Column):
     """Fails to score."""
 
@@ -112,6 +123,13 @@ class Classes:
         codes = (frame["good"].to_numpy() * count).astype(int).clip(0, count - 1)
         scores[np.arange(len(frame)), codes] += self.trust
         return scores
+
+
+class Unsummed(Classes):
+    """Its probabilities of the classes sum to 0.8."""
+
+    def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
+        return super().predict_proba(frame) * 0.8
 
 
 def holdout_rows(rows_a_day: int = 60, days: int = 14, seed: int = 0) -> pd.DataFrame:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perennial.champion_door import ChampionDoor, anchors
+from perennial.champion_door import QUARANTINE_TAG, ChampionDoor, anchors
 from perennial.domain.fingerprint import canonical_json, sha256_of
-from perennial.domain.ledger_entry import MOVES, LedgerEntry
+from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
 from perennial.domain.references import ApprovalRef, DecisionRef, ModelRef, PromotionRef, RollbackRef
 from perennial.domain.run_request import RollbackRequest, RunRequest
-from perennial.ledger import Ledger
+from perennial.ledger import Ledger, Recorded
 from perennial.ports import FittedTraining
 from perennial.spec.model import ModelSpec
 from perennial.stages.approve import record_answer
@@ -205,8 +205,37 @@ class Production:
         else:
             self.registry.point_alias(MODEL, "champion", version)
 
+    def deleted_by_hand(self, version: str) -> None:
+        """As MLflow does it: aliases go with the version."""
+        del self.registry._versions[MODEL][version]
+        if self.champion == version:
+            self.moved_by_hand(None)
+
     def pass_time(self, by: timedelta) -> None:
         self.clock = FixedClock(self.clock.now() + by)
+
+    def move_of(self, before: str | None, after: str | None) -> LedgerEntry:
+        """An entry that no stage has made."""
+        return LedgerEntry(
+            kind="promotion",
+            model=MODEL,
+            recorded_at=self.clock.now(),
+            request=self.request("interrupted").to_dict(),
+            evidence_sha256="e" * 64,
+            summary="A move.",
+            champion_before=before,
+            champion_after=after,
+            verdict="PROMOTE",
+        )
+
+    def intend(self, entry: LedgerEntry) -> None:
+        """What a move that was interrupted leaves."""
+        uri = f"{ROOT}/ledger-intents/{MODEL}.json"
+        self.store.write(uri, canonical_json(entry.to_dict()), content_type="application/json")
+
+    def move(self, entry: LedgerEntry) -> Recorded:
+        with self.ledger.lock(MODEL, owner="test") as lease:
+            return self.door.move(entry, lease)
 
     def moves(self) -> list[tuple[str, str | None, str | None]]:
         return [
@@ -219,7 +248,10 @@ class Production:
         return self.door.settle(MODEL, owner="look")
 
     def assert_in_step(self) -> None:
-        """The ledger is sound, its moves are one chain, and it ends where the alias is. Nothing is half done."""
+        """The ledger is sound, its moves are one chain, and it ends where the alias is. Nothing is half done.
+
+        The versions' tags say what is in quarantine.
+        """
         verification = self.ledger.verify(MODEL, anchors(self.registry, MODEL))
         assert verification.sound, verification.damages
         moves = self.moves()
@@ -227,3 +259,7 @@ class Production:
         assert [before for _, before, _ in moves] == chain[:-1]
         assert chain[-1] == self.champion
         assert self.store.head(f"{ROOT}/ledger-intents/{MODEL}.json") is None
+        there = {tags.get("perennial.digest"): tags for tags in self.registry.version_tags(MODEL).values()}
+        held = quarantined(self.ledger.moves(MODEL))
+        tagged = {digest: tags[QUARANTINE_TAG] for digest, tags in there.items() if QUARANTINE_TAG in tags}
+        assert tagged == {digest: why for digest, why in held.items() if digest in there}

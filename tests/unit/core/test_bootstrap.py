@@ -232,6 +232,54 @@ def test_few_undefined_replicates_are_counted_and_the_rest_used() -> None:
     assert result.comparison.challenger.low is not None
 
 
+@pytest.mark.parametrize("name", ["roc_auc", "average_precision"])
+@pytest.mark.parametrize(("rows", "known"), [(1, False), (9, False), (10, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_too_few_rows_of_a_class_leave_no_interval_and_say_how_many_are_needed(
+    name: str, rows: int, known: bool, turned: bool
+) -> None:
+    """Ranked first by the challenger: every replicate says the same, and would look like certainty."""
+    codes = np.arange(600) % 30
+    labels = (np.arange(600) < rows).astype(float)
+    labels = 1 - labels if turned else labels
+    scores = np.where(labels == 1, 0.9, 0.1)
+    pair = paired_bootstrap([name], labels, scores, 1 - scores, codes, replicates=400, seed=1)[name]
+    assert math.isfinite(pair.challenger.value)
+    for statistic in (pair.challenger, pair.champion, pair.difference):
+        assert statistic is not None
+        assert (statistic.interval(0.9) is not None) is known
+        assert (statistic.p_above(-0.5) is not None) is known
+    title = "negative" if turned else "positive"
+    more = "1 more is needed" if rows == 9 else "9 more are needed"
+    noun = "row" if rows == 1 else "rows"
+    expected = f"{rows} {noun} of the {title} class, and an interval of {name} takes at least 10: {more}"
+    assert pair.why_no_interval == (None if known else expected)
+
+
+@pytest.mark.parametrize(("clusters", "held", "known"), [(40, 4, False), (40, 5, True), (3, 2, False), (3, 3, True)])
+def test_class_in_too_few_clusters_leaves_no_interval(clusters: int, held: int, known: bool) -> None:
+    codes = np.arange(1200) % clusters
+    labels = ((codes < held) & (np.arange(1200) // clusters % 2 == 0)).astype(float)
+    scores = np.random.default_rng(0).random(1200)
+    pair = paired_bootstrap(["roc_auc"], labels, scores, None, codes, replicates=400, seed=1)["roc_auc"]
+    assert (pair.why_no_interval is None) is known
+    if not known:
+        assert pair.challenger.interval(0.9) is None
+        least = min(5, clusters)
+        assert pair.why_no_interval == (
+            f"rows of the positive class in {held} clusters, and an interval of roc_auc takes at least {least}: "
+            f"1 more is needed"
+        )
+
+
+def test_means_of_losses_need_no_class_in_particular() -> None:
+    codes, labels = np.arange(600) % 30, (np.arange(600) < 2).astype(float)
+    scores = np.random.default_rng(0).random(600)
+    pair = paired_bootstrap(["brier"], labels, scores, None, codes, replicates=400, seed=1)["brier"]
+    assert pair.why_no_interval is None
+    assert pair.challenger.interval(0.9) is not None
+
+
 def test_intervals_stay_within_the_metrics_range() -> None:
     labels, codes = np.tile([0.0, 1.0], 100), np.repeat(np.arange(5), 40)
     scores = np.where(labels == 1, 0.9, 0.1)

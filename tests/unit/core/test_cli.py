@@ -16,7 +16,7 @@ import yaml
 
 from perennial import runtime
 from perennial.cli import terminal
-from perennial.errors import RegistryUnavailableError
+from perennial.errors import RegistryUnavailableError, StoreUnavailableError
 from perennial.testing.registry import MemoryRegistry
 from tests.unit.core.command import AS_OF, Shell, a_world, an_hour_passes, respec
 from tests.unit.core.world import SPEC, START, World, day_frame
@@ -134,6 +134,19 @@ def test_run_tells_people_the_stages_the_verdict_and_its_reasons(world: World, s
     assert code == 0
     for text in ("snapshot", "validate", "train", "evaluate", "decide", "promote", "PROMOTE", "none -> v1", "page"):
         assert text in out
+    assert [line.split(None, 2)[2] for line in out.splitlines() if line.startswith("done  promote")] == [
+        "champion is version 1"
+    ]
+
+
+def test_run_that_promotes_nothing_says_so(world: World, shell: Shell) -> None:
+    world.land(range(28))
+    shell("run", "toy", "--as-of", AS_OF)
+    an_hour_passes(world)
+    _, out, _ = shell("run", "toy", "--as-of", AS_OF)
+    assert [line for line in out.splitlines() if line.startswith("done")][-1].endswith("; nothing new to judge")
+    _, out, _ = shell("run", "toy", "--as-of", AS_OF, "--force")
+    assert "done  promote   nothing to promote\n" in out
 
 
 def test_run_with_nothing_new_is_done_and_says_so(world: World, shell: Shell) -> None:
@@ -163,15 +176,83 @@ def test_refused_data_is_exit_code_1_with_the_reason_and_the_page(world: World, 
     assert [entry["outcome"] for entry in shell.json("history", "toy")[1]] == ["refused", "refused"]
 
 
-def test_server_that_does_not_answer_is_exit_code_1_in_one_line(world: World, shell: Shell) -> None:
+def test_server_that_does_not_answer_is_exit_code_1_with_where_it_is_looked_for(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Down(MemoryRegistry):
         def find_training(self, model: str, fingerprint: str) -> None:
             raise RegistryUnavailableError("could not find the training: MLflow did not answer")
 
     world.land(range(28))
     world.registry = Down()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hunter2@mlflow.example")
     code, _, err = shell("run", "toy", "--as-of", AS_OF)
-    assert (code, err) == (1, "perennial: could not find the training: MLflow did not answer\n")
+    assert (code, err) == (
+        1,
+        "perennial: could not find the training: MLflow did not answer\n"
+        "MLflow is looked for at http://mlflow.example (MLFLOW_TRACKING_URI). Is it running?\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["history", "champion", "rollback", "run"])
+def test_store_that_does_not_answer_is_exit_code_1_with_where_it_is_looked_for(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def down(*_args: object, **_more: object) -> None:
+        raise StoreUnavailableError("cannot list s3://bucket/store: no answer")
+
+    for name in ("list", "head", "read"):
+        monkeypatch.setattr(world.store, name, down)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.example")
+    code, _, err = shell(command, "toy")
+    assert code == 1
+    assert err == (
+        "perennial: cannot list s3://bucket/store: no answer\n"
+        "S3 is looked for at http://s3.example (AWS_ENDPOINT_URL_S3). Is it running?\n"
+    )
+
+
+@pytest.mark.parametrize(("exists", "said"), [(False, "does not exist"), (True, "holds no spec")])
+@pytest.mark.parametrize("command", ["run", "history", "champion", "rollback"])
+def test_missing_specs_are_told_with_what_to_set(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str, exists: bool, said: str
+) -> None:
+    folder = world.folder / "elsewhere"
+    if exists:
+        folder.mkdir()
+    monkeypatch.setenv("PERENNIAL_SPECS", str(folder))
+    code, _, err = shell(command, "toy")
+    assert code == 2
+    assert f"{folder} {said}" in err
+    assert "set PERENNIAL_SPECS" in err
+
+
+def test_spec_file_that_is_not_there_is_told_with_its_place(world: World, shell: Shell) -> None:
+    code, told = shell.json("check", "nosuch.yaml")
+    assert code == 1
+    assert [(p["value"], p["allowed"]) for p in told["problems"]] == [
+        (str(Path("nosuch.yaml").absolute()), "there is no such file")
+    ]
+
+
+@pytest.mark.parametrize("command", ["check", "run", "history", "champion", "rollback"])
+def test_help_of_each_command_has_an_example(shell: Shell, command: str) -> None:
+    code, out, _ = shell(command, "--help")
+    assert code == 0
+    assert f"example: perennial {command} " in out
+
+
+def test_help_tells_the_exit_codes(shell: Shell) -> None:
+    code, out, _ = shell("--help")
+    assert code == 0
+    assert re.search(r"exit codes:\s+0 +done.*\s+1 +refused.*\s+2 +wrong usage", out)
+
+
+def test_shipped_specs_raise_no_warning(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERENNIAL_SPECS", str(Path(__file__).parents[3] / "include" / "models"))
+    code, told = shell.json("check")
+    assert (code, told["problems"], told["warnings"]) == (0, [], [])
+    assert "diabetes_progression" in told["good"]
 
 
 @pytest.mark.parametrize("command", ["run", "history", "champion", "rollback"])
@@ -228,7 +309,7 @@ def test_check_warns_of_a_gate_that_is_asked_again_and_again_without_a_budget(
     code, told = shell.json("check")
     assert (code, told["good"], told["problems"]) == (0, ["toy"], [])
     assert [warning["field"] for warning in told["warnings"]] == ["gate.false_promotions"]
-    assert f"triggers.{next(iter(triggers))}" in told["warnings"][0]["allowed"]
+    assert told["warnings"][0]["allowed"].startswith(f"triggers.{next(iter(triggers))} starts runs again and again. ")
     code, out, _ = shell("check")
     assert code == 0
     assert "warn" in out

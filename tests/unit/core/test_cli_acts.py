@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -43,22 +45,45 @@ def test_rollback_tells_people_where_production_is_now(world: World, shell: Shel
     code, out, _ = shell("rollback", "toy", "--to", "1")
     assert code == 0
     assert "v2 -> v1" in out
-    assert "quarantined: " in out
-    assert "ada" in out
+    said = " ".join(out.split())
+    assert "ada went back from version 2 to version 1. Version 2 is in quarantine" in said
+    assert "releases it from quarantine: perennial rollback toy --to 2 --reason TEXT" in said
 
 
 def test_rollback_with_nowhere_to_go_is_exit_code_1_and_changes_nothing(world: World, shell: Shell) -> None:
     world.land(range(28))
     assert shell("run", "toy", "--as-of", AS_OF)[0] == 0
-    for arguments in (["rollback", "toy"], ["rollback", "toy", "--to", "1"], ["rollback", "toy", "--to", "9"]):
-        code, _, err = shell(*arguments)
-        assert code == 1
+    for arguments, said in (
+        ([], "no earlier champion to go back to from version 1"),
+        (["--to", "1"], "toy: version 1 is the champion already. Versions there are: 1. Nothing was changed"),
+        (["--to", "9"], "toy has no version 9. Versions there are: 1. Nothing was changed"),
+    ):
+        code, out, err = shell("rollback", "toy", *arguments)
+        assert (code, out) == (1, "")
         assert err.startswith("perennial: ")
+        assert said in err
     assert world.registry.champion_version("toy") == "1"
     assert [entry.kind for entry in world.runtime.ledger.entries("toy")] == ["decision", "promotion"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--to", "one"), ("--reason", "x" * 501)])
+def test_rollback_to_a_quarantined_version_takes_a_reason(world: World, shell: Shell) -> None:
+    run_twice(world, shell)
+    world.clock.advance(timedelta(hours=1, microseconds=123_456))
+    assert shell("rollback", "toy", "--reason", "complaints")[0] == 0
+    an_hour_passes(world)
+    code, _, err = shell("rollback", "toy", "--to", "2")
+    assert code == 1
+    for text in ("version 2 is in quarantine", "ada", "complaints", "--to 2 --reason", "Nothing was changed"):
+        assert text in err
+    assert not re.search(r":\d\d\.\d", err)  # no fractions of seconds
+    assert world.registry.champion_version("toy") == "1"
+    code, out, _ = shell("rollback", "toy", "--to", "2", "--reason", "it was the data")
+    assert code == 0
+    assert "Version 2 is released from quarantine" in " ".join(out.split())
+    assert shell.json("champion", "toy")[1]["quarantined"].keys() == {"1"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--to", "one"), ("--to", "02"), ("--reason", "x" * 501)])
 def test_rollback_with_a_value_that_is_not_allowed_is_wrong_usage(
     world: World, shell: Shell, option: str, value: str
 ) -> None:
@@ -73,6 +98,7 @@ def test_run_that_needs_approval_moves_nothing_and_says_where_it_is_given(world:
     code, out, _ = shell("run", "toy", "--as-of", AS_OF)
     assert code == 0
     assert "wait for approval in Airflow" in " ".join(out.split())
+    assert "promote" not in [line.split()[1] for line in out.splitlines() if line.startswith("done")]
     assert world.registry.champion_version("toy") is None
     an_hour_passes(world)
     code, told = shell.json("run", "toy", "--as-of", AS_OF)

@@ -50,7 +50,9 @@ def test_history_for_people_has_a_line_for_each_run_and_what_was_done(world: Wor
     code, out, _ = shell("history", "toy")
     lines = out.splitlines()
     assert code == 0
-    assert [line[:24].split()[-1] for line in lines if line[:4].isdigit()] == ["PROMOTE", "PROMOTE", "rollback"]
+    heads = [line.split()[:2] for line in lines[1:] if not line.startswith(" ")]
+    assert [outcome for _, outcome in heads] == ["PROMOTE", "PROMOTE", "rollback"]
+    assert heads[-1][0] == "-"  # it looks at no data
     assert "2013-02-25" in out  # the newest row's day
     assert "none -> v1" in out
     assert "v1 -> v2" in out
@@ -59,20 +61,54 @@ def test_history_for_people_has_a_line_for_each_run_and_what_was_done(world: Wor
     assert max(map(len, lines)) <= 100
 
 
-def test_promotion_that_did_not_come_is_told(world: World, shell: Shell) -> None:
+@pytest.mark.parametrize(
+    ("trigger", "later", "said"),
+    [
+        ("command", timedelta(0), "a run of this command cannot be approved"),
+        ("schedule", timedelta(0), "Waiting for approval in Airflow, until 2026-01-03 00:00 UTC; no answer"),
+        ("schedule", timedelta(hours=25), "Not promoted so far"),
+    ],
+)
+def test_promotion_that_did_not_come_is_told(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trigger: str, later: timedelta, said: str
+) -> None:
+    monkeypatch.setattr(runtime, "build_runtime", lambda _settings: replace(world.runtime, airflow_url=AIRFLOW))
     respec(world, approval={"required": True})
     world.land(range(28))
     assert shell("run", "toy", "--as-of", AS_OF)[0] == 0
-    _, out, _ = shell("history", "toy")
-    assert "Not carried out" in out
-    run_id = world.runtime.ledger.entries("toy")[0].run_id
-    decision = world.runtime.ledger.entries("toy")[0]
-    answer = replace(decision, kind="approval", approved=False, actor="grace", verdict=None, summary="grace declined.")
-    world.runtime.ledger.append(answer)
-    _, out, _ = shell("history", "toy")
-    assert answer.run_id == run_id
-    assert "grace declined." in out
-    assert "Not carried out" not in out
+    judged = world.runtime.ledger.entries("toy")[0]
+    run = {**judged.request, "run_id": f"{trigger}__2", "trigger": trigger}
+    world.runtime.ledger.append(replace(judged, request=run))
+    world.clock.advance(later)
+    told = " ".join(shell("history", "toy", "--limit", "1")[1].split())
+    assert said in told
+    assert (f"/dags/perennial__toy__retrain/runs/{trigger}__2" in told) == (trigger == "schedule")
+
+
+@pytest.mark.parametrize(
+    "summary", ["Declined by grace on 2026-01-02T00:10:11.123456Z.", "No answer within 24h: a No."]
+)
+def test_answer_of_no_is_told_once_and_without_fractions_of_seconds(world: World, shell: Shell, summary: str) -> None:
+    respec(world, approval={"required": True})
+    world.land(range(28))
+    assert shell("run", "toy", "--as-of", AS_OF)[0] == 0
+    judged = world.runtime.ledger.entries("toy")[0]
+    world.runtime.ledger.append(replace(judged, kind="approval", approved=False, verdict=None, summary=summary))
+    code, out, _ = shell("history", "toy")
+    assert code == 0
+    assert summary.replace("T00:10:11.123456Z", " 00:10:11 UTC") in " ".join(out.split())
+    assert "Not promoted" not in out
+    assert [entry["outcome"] for entry in shell.json("history", "toy")[1]] == ["PROMOTE", "declined"]
+
+
+def test_history_of_a_model_whose_spec_is_broken_is_told_all_the_same(world: World, shell: Shell) -> None:
+    respec(world, approval={"required": True})
+    world.land(range(28))
+    assert shell("run", "toy", "--as-of", AS_OF)[0] == 0
+    respec(world, owner="")
+    code, out, _ = shell("history", "toy")
+    assert code == 0
+    assert "Not promoted so far" in " ".join(out.split())
 
 
 def test_empty_history_says_so(world: World, shell: Shell) -> None:
@@ -96,7 +132,9 @@ def test_whole_ledger_is_sound_and_its_anchors_are_counted(world: World, shell: 
     assert (code, told["sound"], told["entries"], told["anchors"], told["damages"]) == (0, True, 4, 2, [])
     code, out, _ = shell("history", "toy", "--verify")
     assert code == 0
-    assert f"sound: 4 entries, head {told['head_sha256']}, 2 anchors in MLflow" in out
+    assert out.startswith("sound: 4 entries, 2 anchors in MLflow\n")
+    assert "hash that the next entry holds" in " ".join(out.split())
+    assert f"newest entry's sha256: {told['head_sha256']}\n" in out
 
 
 def test_changed_entry_is_named_with_what_to_do(world: World, shell: Shell) -> None:
@@ -147,16 +185,44 @@ def test_champion_tells_version_since_when_and_why(world: World, shell: Shell) -
     assert (champion["verdict"], champion["approver"]) == ("PROMOTE", None)
     code, out, _ = shell("champion", "toy")
     assert code == 0
-    assert champion["digest"] in out.replace("\n", "")
-    assert "\N{HORIZONTAL ELLIPSIS}" not in out  # a uri that is cut off cannot be opened
-    assert max(len(line) for line in out.splitlines() if not line.startswith("page: ")) <= 100
+    names = ("version", "champion since", "why", "verdict", "trained on", "page: ")
+    places = [out.index(name) for name in names]
+    assert places == sorted(places)
+    lines = out.splitlines()
+    for whole in (champion["digest"], champion["run_id"], champion["snapshot_uri"]):
+        assert any(line.endswith(whole) for line in lines)  # what is cut in two cannot be copied
+    value = {line: line.split("  ")[-1].strip() for line in lines}
+    assert [line for line in lines if len(line) > 100 and " " in value[line] and not line.startswith("page: ")] == []
 
 
-def test_no_champion_yet_is_exit_code_1(world: World, shell: Shell) -> None:
-    assert shell.json("champion", "toy") == (1, {"model": "toy", "version": None})
+def test_no_champion_yet_is_exit_code_1_and_says_what_to_do(world: World, shell: Shell) -> None:
+    code, told = shell.json("champion", "toy")
+    assert (code, told["version"], told["quarantined"]) == (1, None, {})
+    assert told["why"] == "toy has no champion yet: no run has promoted one; perennial run toy runs it."
     code, out, _ = shell("champion", "toy")
-    assert code == 1
-    assert "no champion yet" in out
+    assert (code, " ".join(out.split())) == (1, told["why"])
+
+
+def test_champion_whose_alias_was_taken_away_is_told_with_the_way_out(world: World, shell: Shell) -> None:
+    run_twice(world, shell)
+    an_hour_passes(world)
+    assert shell("rollback", "toy", "--reason", "complaints")[0] == 0
+    assert isinstance(world.registry, MemoryRegistry)
+    world.registry._aliases.clear()  # in MLflow's UI
+    for found in ("found just now", "found and recorded at"):
+        code, out, _ = shell("champion", "toy")
+        said = " ".join(out.split())
+        assert code == 1
+        assert found in said
+        assert "It named version 1, since 2026-01-02 02:00:00 UTC." in said
+        assert "perennial rollback toy --to 1" in said
+        assert "In quarantine: Version 2 was taken back" in said
+        world.runtime.door.settle("toy", owner="a look")
+    code, told = shell.json("champion", "toy")
+    assert (code, told["version"]) == (1, None)
+    assert told["quarantined"].keys() == {"2"}
+    assert shell("rollback", "toy", "--to", "1")[0] == 0
+    assert shell("champion", "toy")[0] == 0
 
 
 def test_champion_moved_by_hand_is_told_as_such(world: World, shell: Shell) -> None:
@@ -190,12 +256,16 @@ def test_champion_at_a_time_comes_from_the_ledger_alone(
     assert (code, told["by"], told["version"], told["since"]) == (0, "data", "1", watermark)
     code, out, _ = shell("champion", "toy", "--at", "2013-02-20")
     assert code == 0
-    assert "by the data of its runs" in " ".join(out.split())
+    assert "version 1, judged on data up to 2013-01-28" in " ".join(out.split())
+    assert "before the ledger's first entry" in " ".join(out.split())
+    assert "recorded at  " in out  # by today's clock: not since when it was champion in the replayed past
+    assert "champion since" not in out
     code, out, _ = shell("champion", "toy", "--at", "2012-01-01")
     assert code == 1
-    assert "knows no champion of toy at 2012-01-01T00:00:00Z" in " ".join(out.split())
+    assert "knows no champion of toy at 2012-01-01 00:00:00 UTC" in " ".join(out.split())
     code, told = shell.json("champion", "toy", "--at", "2012-01-01")
     assert (code, told["version"]) == (1, None)
+    assert shell("champion", "toy", "--at", "2030-01-01")[0] == 2
 
 
 def test_pages_are_told_by_their_address_in_airflow_if_it_is_known(

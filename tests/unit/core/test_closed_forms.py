@@ -103,6 +103,7 @@ def test_area_of_too_few_rows_of_a_class_has_no_interval(positives: int, known: 
     assert pair.difference.value == (-0.5 if turned else 0.5)
     assert (pair.difference.interval(0.9) is not None) is known
     assert (pair.difference.p_above(0.0) is not None) is known
+    assert (pair.why_no_interval is None) is known
 
 
 @pytest.mark.parametrize("name", ["brier", "log_loss", "mae", "accuracy"])
@@ -205,21 +206,36 @@ def test_clustered_rows_are_compared_by_the_bootstrap_alone() -> None:
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_pseudo_values_equal_those_of_a_plain_loop(name: str) -> None:
     labels, a, b = _rows(5, 120)
-    units: Codes = np.arange(120) % 9
+    units: Codes = np.minimum(np.arange(120) % 11, 8)  # the last one is three times as large
     whole = metric(name, labels, a) - metric(name, labels, b)
     expected = []
     for unit in range(9):
         rest = units != unit
         without = metric(name, labels[rest], a[rest]) - metric(name, labels[rest], b[rest])
-        expected.append(9 * whole - 8 * without)
+        times = 120 / (120 - rest.sum())
+        expected.append(times * whole - (times - 1) * without)
     assert pseudo_values(name, labels, a, b, units) == pytest.approx(np.array(expected), abs=1e-12)
 
 
-def test_pseudo_values_of_a_mean_over_equal_units_are_their_means() -> None:
+def test_pseudo_values_of_a_mean_are_the_units_own_means_however_unequal_they_are() -> None:
     labels, a, b = _rows(5, 120)
-    units: Codes = np.repeat(np.arange(12), 10)
+    units: Codes = np.repeat(np.arange(4), [1, 9, 40, 70])
     gain = abs(labels - a) - abs(labels - b)
-    assert pseudo_values("mae", labels, a, b, units) == pytest.approx(gain.reshape(12, 10).mean(axis=1))
+    means = [gain[units == unit].mean() for unit in range(4)]
+    assert pseudo_values("mae", labels, a, b, units) == pytest.approx(means)
+
+
+def test_a_small_unit_speaks_for_its_own_rows_and_not_for_the_whole_holdout() -> None:
+    """The beginning of a day: challenger much better on the days before, much worse on its few rows."""
+    rng = np.random.default_rng(1)
+    units: Codes = np.repeat(np.arange(14), [*([400] * 13), 20])
+    labels = (rng.random(len(units)) < 0.5).astype(float)
+    better = labels + rng.normal(0, 1, len(units))
+    worse = rng.normal(0, 1, len(units))
+    small = units == 13
+    values = pseudo_values("roc_auc", labels, np.where(small, worse, better), np.where(small, better, worse), units)
+    assert values[:13].min() > 0.1
+    assert values[13] < -0.05
 
 
 def test_pseudo_values_are_undefined_where_a_unit_holds_all_of_a_class() -> None:

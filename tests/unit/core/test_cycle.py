@@ -272,6 +272,21 @@ def test_holdout_metrics_reach_the_registry(world: World) -> None:
     noted = world.registry.annotations[result.model.run_id]
     assert 0.6 < noted["holdout_roc_auc"] <= 1
     assert noted["perennial.verdict"] == "PROMOTE"
+    assert "perennial.decision_url" not in noted  # of an Airflow that nobody has named
+
+
+def test_decision_is_one_click_away_from_the_training_in_the_registry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = vars(World)["runtime"].fget
+    there = property(lambda world: replace(bare(world), airflow_url="https://airflow.example"))
+    monkeypatch.setattr(World, "runtime", there)
+    world.land(range(28))
+    result = world.run()
+    assert result.model is not None
+    assert isinstance(world.registry, MemoryRegistry)
+    url = world.registry.annotations[result.model.run_id]["perennial.decision_url"]
+    assert url.startswith("https://airflow.example/perennial/ui/perennial__toy__retrain/decisions/")
 
 
 def test_half_written_evaluation_is_made_again(world: World) -> None:

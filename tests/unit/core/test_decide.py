@@ -99,7 +99,7 @@ def test_better_challenger_is_promoted_and_the_evidence_kept(bench: Judging) -> 
 def test_worse_challenger_is_a_recorded_rejection_not_an_error(bench: Judging) -> None:
     decision = bench.decide(bench.evaluate(Column("poor"), Column("good")))
     assert decision.verdict == "REJECT"
-    assert "not more than the 0.002 asked for" in decision.summary
+    assert decision.summary.endswith("; worse, beyond chance (higher is better).")
 
 
 def test_first_challenger_that_reaches_the_floors_is_promoted(bench: Judging) -> None:
@@ -124,10 +124,26 @@ def test_broken_challenger_is_never_promoted(bench: Judging, broken: Any) -> Non
     assert bench.decide(bench.evaluate(broken, Column("poor"))).verdict == "REJECT"
 
 
-def test_champion_with_a_score_that_is_not_finite_leaves_the_decision_open(bench: Judging) -> None:
-    decision = bench.decide(bench.evaluate(Column("good"), NotFinite("poor")))
+def _moved(bench: Judging, before: str | None, after: str | None) -> None:
+    entry = LedgerEntry(
+        kind="outside",
+        model=bench.spec.name,
+        recorded_at=bench.clock.now(),
+        request={"model": bench.spec.name, "run_id": f"outside__{after}", "as_of": "2013-03-10T00:00:00Z"},
+        evidence_sha256=sha256_of(str(after).encode()),
+        summary="The alias champion was moved outside Perennial.",
+        champion_before=before,
+        champion_after=after,
+    )
+    bench.ledger.append(entry)
+
+
+def test_alias_taken_off_by_hand_does_not_let_the_next_challenger_in_on_floors_alone(bench: Judging) -> None:
+    _moved(bench, None, "1")
+    _moved(bench, "1", None)
+    decision = bench.decide(bench.evaluate(Column("good")))
     assert decision.verdict == "INCONCLUSIVE"
-    assert "could not be computed for the champion" in decision.summary
+    assert "`perennial rollback flights_delay --to 1`" in decision.summary
 
 
 def test_retry_gives_the_same_reference_and_leaves_the_page(bench: Judging) -> None:
@@ -420,7 +436,7 @@ def test_broken_glass_promotes_against_the_gate_and_says_so_loudly(bench: Judgin
         'OVERRIDDEN: ada breaks the glass ("the champion scores nulls"): promoted whatever the gate says, '
         "and the gate says REJECT."
     )
-    assert "not more than the 0.002 asked for" in said["reasons"][1]
+    assert "worse, beyond chance" in said["reasons"][1]
     assert (entry.verdict, entry.break_glass, entry.actor, entry.summary) == ("PROMOTE", True, "ada", decision.summary)
     page = bench.store.read(decision.page_uri)
     assert b"The glass was broken" in page

@@ -40,6 +40,8 @@ from tests.unit.core.judging import (
     NotFinite,
     Predicting,
     Raising,
+    Stretched,
+    Unsummed,
     holdout_rows,
 )
 
@@ -192,6 +194,16 @@ def test_empty_keys_prove_nothing(bench: Bench) -> None:
         _evaluate(bench, challenger)
 
 
+def test_row_in_common_is_found_whatever_the_columns_other_keys_are(bench: Bench) -> None:
+    """4.0 among whole numbers in the training, among halves in the holdout."""
+    rows = holdout_rows()
+    rows["id"] = rows["id"] + 0.5
+    rows.loc[3, "id"] = 4.0
+    challenger = bench.train(Column("good"), name="new", keys=np.array([4.0, -1.0]))
+    with pytest.raises(UnfairComparisonError, match=r"1 of 840 holdout rows .* such as 4\.0"):
+        _evaluate(bench, challenger, rows)
+
+
 def test_duplicate_keys_in_the_holdout_are_unfair(bench: Bench) -> None:
     rows = holdout_rows()
     rows.loc[5, "id"] = 4
@@ -215,6 +227,9 @@ def test_empty_holdout_is_no_data(bench: Bench) -> None:
         (Column("poor", classes=(0, 1, 2)), "2 classes"),
         (Predicting("poor"), "predict_proba"),
         (object(), "predict_proba"),
+        (NotFinite("poor"), "gives a score that is not a finite number in 1 of 840 rows"),
+        (Stretched("poor", 1.5), "gives scores that are not probabilities"),
+        (Stretched("poor", -1.0), "gives scores that are not probabilities"),
     ],
 )
 def test_champion_that_cannot_score_is_unusable_with_the_way_out(bench: Bench, champion: Any, why: str) -> None:
@@ -223,7 +238,7 @@ def test_champion_that_cannot_score_is_unusable_with_the_way_out(bench: Bench, c
         _evaluate(bench, bench.train(Column("good"), name="new"))
     assert why in str(error.value)
     assert "champion version 1" in str(error.value)
-    assert "perennial rollback flights_delay" in str(error.value)
+    assert "perennial rollback flights_delay --to VERSION" in str(error.value)
     assert "approval.break_glass" in str(error.value)
 
 
@@ -304,19 +319,54 @@ def test_challenger_that_cannot_score_is_terminal(bench: Bench) -> None:
 def test_challenger_score_that_is_not_finite_is_a_defect_without_metrics(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
     result = _result(bench, _evaluate(bench, bench.train(NotFinite("good"), name="new")))
-    assert result.defects == ("The challenger's score is not a finite number in 1 of 840 rows.",)
+    assert result.defects == ("The challenger gives a score that is not a finite number in 1 of 840 rows.",)
     assert all(found.challenger.value is None for found in result.comparisons.values())
     assert all(found.difference is not None and found.difference.low is None for found in result.comparisons.values())
 
 
-def test_champion_score_that_is_not_finite_is_a_note_and_leaves_no_difference(bench: Bench) -> None:
-    bench.enthrone(bench.train(NotFinite("poor"), name="old"))
+def test_champion_with_one_score_for_all_rows_is_judged_and_noted(bench: Bench) -> None:
+    bench.enthrone(bench.train(Constant("poor"), name="old"))
     result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new")))
     assert result.defects == ()
-    assert "champion's score is not a finite number" in result.notes[0]
-    assert result.comparisons["roc_auc"].challenger.value is not None
+    assert result.notes == ("The champion gives all 840 rows the same score: it tells nothing apart.",)
     assert result.comparisons["roc_auc"].difference is not None
-    assert result.comparisons["roc_auc"].difference.value is None
+    assert result.comparisons["roc_auc"].difference.value is not None
+
+
+def test_champion_whose_classes_do_not_sum_to_one_is_unusable(bench: Bench) -> None:
+    bench.respec(
+        task="multiclass_classification",
+        evaluation={"primary": "log_loss", "metrics": [], "slices": []},
+        gate={**bench.spec.gate.model_dump(mode="json"), "floors": {}},
+    )
+    rows = holdout_rows()
+    rows["late"] = np.where(rows["good"] > 0.5, "b", "a")
+    bench.enthrone(bench.train(Unsummed(("a", "b"), 0.5), name="old"))
+    with pytest.raises(ChampionUnusableError, match=r"champion version 1 cannot score .* not summing to 1"):
+        _evaluate(bench, bench.train(Classes(("a", "b"), 0.5), name="new"), rows)
+
+
+def _ends(result: EvaluationResult) -> list[float | None]:
+    gap = result.comparisons["roc_auc"].difference
+    assert gap is not None
+    return [gap.low, gap.high]
+
+
+def test_setting_of_the_gate_does_not_draw_the_intervals_anew(bench: Bench) -> None:
+    """Otherwise whoever dislikes a verdict tries the next seed."""
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    challenger = bench.train(Column("good"), name="new")
+    first = _result(bench, _evaluate(bench, challenger))
+    bench.respec(gate={"min_rows": 501, "floors": {"roc_auc": 0.6}}, training={"seed": 8})
+    assert _ends(_result(bench, _evaluate(bench, challenger))) == _ends(first)
+
+
+def test_other_rows_draw_the_intervals_anew(bench: Bench) -> None:
+    bench.enthrone(bench.train(Column("poor"), name="old"))
+    challenger, rows = bench.train(Column("good"), name="new"), holdout_rows()
+    first = _result(bench, _evaluate(bench, challenger, rows))
+    rows["id"] += 1_000_000
+    assert _ends(_result(bench, _evaluate(bench, challenger, rows))) != _ends(first)
 
 
 def test_challenger_with_one_score_for_all_rows_is_a_defect(bench: Bench) -> None:

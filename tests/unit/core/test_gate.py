@@ -10,6 +10,7 @@ import pytest
 
 from perennial.domain.evaluation import MetricComparison
 from perennial.domain.gate import Outcome
+from perennial.domain.gate_history import Reign
 from perennial.domain.references import Verdict
 from tests.unit.core.gating import (
     NON_INFERIORITY,
@@ -24,6 +25,7 @@ from tests.unit.core.gating import (
     in_order,
     judge,
     past,
+    reign,
     rule,
 )
 
@@ -32,8 +34,8 @@ def test_interval_above_the_effect_asked_for_promotes_with_the_numbers() -> None
     decision = judge(evaluation())
     assert decision.verdict is Verdict.PROMOTE
     assert decision.reasons == (
-        "Challenger's roc_auc is 0.712, the champion's 0.676: +0.036 [0.025, 0.048] at 95 % one-sided confidence; "
-        "more than the 0.002 asked for.",
+        "Challenger's roc_auc is 0.712, the champion's 0.676: +0.036, 90 % interval (each end one-sided at 95 %) "
+        "[0.025, 0.048]; more than the 0.002 asked for.",
     )
 
 
@@ -46,7 +48,26 @@ def test_interval_that_spans_the_effect_asked_for_is_inconclusive() -> None:
 def test_interval_below_the_effect_asked_for_rejects() -> None:
     decision = judge(evaluation(comparison(gap=(-0.015, -0.035, -0.002))))
     assert decision.verdict is Verdict.REJECT
-    assert "-0.015 [-0.035, -0.002]" in decision.reasons[0]
+    assert decision.reasons[0].endswith("[-0.035, -0.002]; worse, beyond chance (higher is better).")
+
+
+def test_interval_below_the_effect_and_above_zero_is_not_called_worse() -> None:
+    decision = judge(evaluation(comparison(gap=(0.001, 0.0005, 0.0015))))
+    assert decision.verdict is Verdict.REJECT
+    assert "not more than the 0.002 asked for" in decision.reasons[0]
+    assert "worse" not in decision.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("gap", "meaning"),
+    [
+        ((-0.005, -0.008, -0.002), "worse, beyond chance, but by less than the 0.01 tolerated (higher is better)."),
+        ((-0.005, -0.008, 0.0), "any loss is smaller than the 0.01 tolerated."),
+        ((-0.03, -0.04, -0.02), "worse, beyond chance, by at least the 0.01 tolerated (higher is better)."),
+    ],
+)
+def test_non_inferiority_says_plainly_that_a_model_is_worse(gap: tuple[float, float, float], meaning: str) -> None:
+    assert judge(evaluation(comparison(gap=gap)), gate(NON_INFERIORITY)).reasons[0].endswith(meaning)
 
 
 def test_lower_end_exactly_at_the_effect_asked_for_does_not_promote() -> None:
@@ -100,7 +121,7 @@ def test_where_lower_is_better_a_decrease_counts_as_gain(gap: tuple[float, float
 def test_too_few_rows_is_inconclusive_whatever_else_and_says_how_many_are_missing() -> None:
     decision = judge(evaluation(rows=99), gate(floors={"roc_auc": 0.9}))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    assert decision.reasons[0] == "The holdout has 99 rows; 1 more are needed to reach the 100 asked for."
+    assert decision.reasons[0] == "The holdout has 99 rows; 1 more is needed to reach the 100 asked for."
 
 
 def test_too_few_clusters_is_inconclusive() -> None:
@@ -135,6 +156,47 @@ def test_no_champion_and_no_floors_is_an_empty_policy_and_inconclusive() -> None
     decision = judge(alone())
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert "empty policy" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "reigns",
+    [
+        (reign("1", 30), reign(None, 1, "outside")),  # the alias was taken off, and the ledger knows it
+        (reign("1", 30),),  # nobody has looked since; or it was promoted meanwhile
+        (reign("3", 30), reign("1", 20, "rollback"), reign(None, 1, "outside")),
+    ],
+)
+def test_lost_champion_is_no_first_champion_and_the_way_back_is_told(reigns: tuple[Reign, ...]) -> None:
+    decision = judge(alone(0.9), gate(floors={"roc_auc": 0.55}), before=history(*reigns))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert "version 1 has been one" in decision.reasons[0]
+    assert "`perennial rollback flights_delay --to 1`" in decision.reasons[0]
+    assert "approval.break_glass" in decision.reasons[0]
+
+
+def test_model_that_was_found_without_a_champion_may_get_its_first() -> None:
+    decision = judge(alone(0.9), gate(floors={"roc_auc": 0.55}), before=history(reign(None, 3, "outside")))
+    assert decision.verdict is Verdict.PROMOTE
+
+
+FEW = "6 rows of the positive class, and an interval of roc_auc takes at least 10: 4 more are needed"
+
+
+def test_too_few_rows_of_a_class_are_inconclusive_with_their_count() -> None:
+    few = replace(comparison(gap=(0.036, None, None)), why_no_interval=FEW)
+    decision = judge(evaluation(few))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.reasons == (f"The holdout has {FEW}; so the two models cannot be compared.",)
+
+
+@pytest.mark.parametrize("value", [0.9, 0.1, None])
+def test_floor_decides_nothing_on_too_few_rows_of_a_class(value: float | None) -> None:
+    bare = MetricComparison(
+        metric="roc_auc", challenger=estimate(value), champion=None, difference=None, why_no_interval=FEW
+    )
+    decision = judge(evaluation(bare, champion=None, champion_version=None), gate(floors={"roc_auc": 0.55}))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert any(FEW in reason for reason in decision.reasons)
 
 
 def test_defect_of_the_challenger_rejects_whatever_the_numbers_say() -> None:
@@ -273,15 +335,21 @@ def test_training_times_that_cannot_be_read_are_inconclusive(end: Any) -> None:
     assert judge(broken).verdict is Verdict.PROMOTE  # superiority does not ask
 
 
-def test_inconclusive_says_how_many_more_rows_would_settle_it() -> None:
+def test_inconclusive_says_how_long_a_holdout_might_settle_it() -> None:
     decision = judge(evaluation(comparison(gap=(0.022, -0.018, 0.062)), rows=10_000))
     # half-width 0.04, distance to the limit 0.02: four times the data
-    assert "about 30,000 more rows, 42 more clusters of service_date, would settle it" in decision.reasons[0]
+    assert "a holdout of about 56 days (40,000 rows) has even odds of settling it" in decision.reasons[0]
 
 
 def test_difference_at_the_limit_says_that_more_data_does_not_help() -> None:
     decision = judge(evaluation(comparison(gap=(0.003, -0.018, 0.024))))
-    assert "not settled with less than 100 times the data" in decision.reasons[0]
+    assert "a holdout of 100 times the size would still leave it open" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("window", [("", ""), ("2013-03-15T00:00:00Z", "2013-03-01T00:00:00Z")])
+def test_holdout_without_a_length_is_told_in_rows(window: tuple[str, str]) -> None:
+    given = evaluation(comparison(gap=(0.022, -0.018, 0.062)), rows=10_000, holdout=window)
+    assert "a holdout of about 40,000 rows has even odds" in judge(given).reasons[0]
 
 
 def test_model_that_was_taken_back_is_rejected_however_good() -> None:

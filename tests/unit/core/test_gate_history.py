@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from perennial.domain.fingerprint import canonical_json, sha256_of
 from perennial.domain.gate_history import GateHistory, Reign
 from perennial.domain.ledger_entry import LedgerEntry
 from perennial.domain.run_request import RunRequest
-from perennial.domain.sequential import EvidenceState, next_state
+from perennial.domain.sequential import EvidenceState, after_loss, next_state
 from perennial.ledger import Anchor, Ledger
 from perennial.spec.model import ModelSpec
 from perennial.spec.parts import FalsePromotions
@@ -88,7 +89,17 @@ def past(tmp_path: Path) -> Past:
 
 
 def _state(champion: str = "old") -> EvidenceState:
-    return next_state(None, champion=champion, metric="roc_auc", limit=0.0, policy=POLICY, as_of=START, units=units())
+    return next_state(
+        None,
+        champion=champion,
+        reign=1,
+        metric="roc_auc",
+        limit=0.0,
+        unit="UTC day",
+        policy=POLICY,
+        as_of=START,
+        units=units(),
+    )
 
 
 def _content(**given: Any) -> dict[str, Any]:
@@ -107,11 +118,12 @@ def test_reigns_are_the_moves_on_record_by_as_of(past: Past) -> None:
     past.record("promotion", 4.5, champion_before="1", champion_after="1")
     past.record("outside", 5, champion_before="1", champion_after=None)
     assert past.at(9).reigns == (
-        Reign(version="1", since=START + 1 * DAY, how="promotion"),
-        Reign(version="2", since=START + 3 * DAY, how="promotion"),
-        Reign(version="1", since=START + 4 * DAY, how="rollback"),
-        Reign(version=None, since=START + 5 * DAY, how="outside"),
+        Reign(version="1", since=START + 1 * DAY, how="promotion", sequence=1),
+        Reign(version="2", since=START + 3 * DAY, how="promotion", sequence=3),
+        Reign(version="1", since=START + 4 * DAY, how="rollback", sequence=4),
+        Reign(version=None, since=START + 5 * DAY, how="outside", sequence=6),
     )
+    assert past.at(9).reign == 6
 
 
 def test_models_taken_back_by_any_rollback_are_quarantined(past: Past) -> None:
@@ -210,7 +222,44 @@ def test_lost_evidence_stays_lost_over_the_nights_that_follow_and_is_found_when_
 def test_lost_evidence_no_longer_matters_after_the_period(past: Past) -> None:
     past.store.delete(past.decision(1, _content()))
     assert past.at(90.9).lost is not None
-    assert past.at(91).lost is None
+    found = past.at(91)
+    assert (found.lost, found.evidence) == (None, after_loss(START + DAY))
+
+
+def test_replay_that_is_lost_may_hold_evidence_up_to_the_latest_night(past: Past) -> None:
+    past.decision(100, _content())
+    past.store.delete(past.decision(5, _content()))
+    lost = past.at(101).lost
+    assert lost is not None
+    assert lost.as_of == START + 100 * DAY
+    past.judge(102)  # its run does not move it
+    assert past.at(189.9).lost is not None
+    assert past.at(190).evidence == after_loss(START + 100 * DAY)
+
+
+def test_fresh_start_after_a_loss_and_a_run_years_ahead_is_none_for_a_run_of_today(past: Past) -> None:
+    past.store.delete(past.decision(1, _content()))
+    past.judge(3000)
+    today = past.at(2)
+    assert today.evidence is not None
+    tonight = next_state(
+        today.evidence,
+        champion="old",
+        reign=1,
+        metric="roc_auc",
+        limit=0.0,
+        unit="UTC day",
+        policy=POLICY,
+        as_of=today.as_of,
+        units=units(),
+    )
+    assert tonight.threshold == math.inf
+
+
+def test_run_that_breaks_the_glass_is_told_apart(past: Past) -> None:
+    request = replace(past.request(1), break_glass="The pager rings.")
+    found = gate_history(past.spec, request, store=past.store, ledger=past.ledger)
+    assert (found.is_overridden, past.at(1).is_overridden) == (True, False)
 
 
 @pytest.mark.parametrize("kind", ["rollback", "decision", "refused"])

@@ -13,6 +13,7 @@ from perennial.domain.evaluation import EvaluationResult
 from perennial.domain.gate import Decision, Outcome
 from perennial.domain.gate_history import GateHistory, LostEvidence
 from perennial.domain.references import Verdict
+from perennial.domain.rules.over_time import enough_evidence
 from perennial.domain.sequential import EvidenceState
 from tests.unit.core.gating import (
     DAY,
@@ -120,14 +121,46 @@ def test_strong_evidence_promotes() -> None:
     found = rule(decision, "evidence")
     assert (found.n, found.estimate) == (20, decision.evidence.e_value)
     assert found.threshold == decision.evidence.threshold >= 20  # of a budget of 5 %
-    assert "Over 20 clusters of service_date against champion version 3 the evidence is" in found.sentence
+    assert found.sentence == (
+        "Over 20 days against champion version 3 the evidence is more than 1,000,000; 33.3 is needed. This champion's "
+        "challengers may use 3 % of the 5 % budget of false_promotions for any 90 days, which asks for 1/0.03 = 33.3."
+    )
 
 
 def test_weak_evidence_waits_for_more_and_says_how_much_there_is() -> None:
-    decision = _evidence(evaluation(units=units(0.004, 20, spread=0.01)), cluster_by=None)
+    decision = _evidence(evaluation(units=units(0.004, 20, spread=0.01), unit="visit_week"))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    assert decision.reasons[0].startswith("Over 20 days against champion version 3 the evidence is ")
-    assert "that false_promotions asks for (at most 5 % false promotions in any 90 days)" in (decision.reasons[0])
+    assert decision.reasons == (
+        "Over 20 clusters of visit_week against champion version 3 the evidence is 0.6 of the 33.3 needed, and each "
+        "new cluster counts for or against the challengers. This champion's challengers may use 3 % of the 5 % budget "
+        "of false_promotions for any 90 days, which asks for 1/0.03 = 33.3.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("e_value", "told"),
+    [
+        (33.31, "is 33.31 of the 33.33 needed"),
+        (33.3333332, "is 33.3333332 of the 33.3333333 needed"),
+        (math.nextafter(1 / 0.03, 0), "just misses the 33.3 needed"),
+        (1 / 0.03, "is 33.3; 33.3 is needed"),
+        (3.0, "is 3.0 of the 33.3 needed"),
+        (0.0, "is 0.0 of the 33.3 needed"),
+    ],
+)
+def test_evidence_that_is_not_enough_never_reads_as_if_it_were(e_value: float, told: str) -> None:
+    state = replace(_state(), e_value=e_value)
+    (found,) = enough_evidence(gate(false_promotions=POLICY), evaluation(), history(), state)
+    assert f"the evidence {told}" in found.sentence
+    assert (found.verdict is Outcome.PASS) == (e_value >= 1 / 0.03)
+
+
+def test_part_of_the_budget_in_use_says_how_much_it_is_and_when_it_is_free() -> None:
+    first = _state()
+    before = history(reign("3", 1), evidence=replace(first, champion="another"))
+    found = rule(_evidence(evaluation(units=units(0.004, spread=0.01)), before), "evidence")
+    assert "may use 1.2 % of the 5 % budget of false_promotions for any 90 days" in found.sentence
+    assert found.sentence.endswith("1/0.012 = 83.3; 3 % is in use, and free again after 2013-09-29 02:00 UTC.")
 
 
 def test_evidence_of_earlier_nights_counts() -> None:
@@ -211,7 +244,7 @@ def test_lost_evidence_gives_no_fresh_budget_and_tells_the_way_out() -> None:
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.evidence is None
     assert decision.reasons == (
-        "It cannot be read from s3://b/d.json. How much of the budget of false_promotions is used up is therefore "
+        "It cannot be read from s3://b/d.json. How much of the budget of false_promotions is in use is therefore "
         "unknown. Bring the object back from the bucket's earlier versions or its backup; if it is gone, it is too old "
         "to matter from 2013-09-28 02:00 UTC on.",
     )
@@ -220,12 +253,42 @@ def test_lost_evidence_gives_no_fresh_budget_and_tells_the_way_out() -> None:
 
 def test_budget_that_is_used_up_promotes_nothing() -> None:
     state = _state()
-    spent = replace(
-        state, stakes=(replace(state.stakes[-1], level=0.05, until=NOW), replace(state.stakes[-1], level=0.0))
-    )
+    spent = replace(state, stakes=(replace(state.stakes[-1], level=0.05),))
     decision = _evidence(evaluation(units=units()), history(evidence=replace(spent, champion="another")))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "nothing is left of the budget" in decision.reasons[0]
+    assert decision.reasons == (
+        "Over 20 days against champion version 3 the evidence is more than 1,000,000, and no evidence is enough at "
+        "present. Of the 5 % budget of false_promotions for any 90 days, 5 % is in use, and free again after "
+        "2013-09-29 02:00 UTC.",
+    )
+
+
+def test_overridden_night_is_judged_as_ever_and_adds_nothing_to_the_evidence() -> None:
+    """What was measured under broken glass may be unfair."""
+    before = history(evidence=_state(), is_overridden=True)
+    decision = _evidence(evaluation(units=units(0.04, 24)), before)
+    assert rule(decision, "evidence").n == 24
+    assert decision.evidence == before.evidence
+    assert _evidence(evaluation(units=units()), history(is_overridden=True)).evidence is None
+
+
+def test_champion_put_back_is_judged_anew_by_its_new_reign() -> None:
+    """Evidence that promoted a version, which was taken back, does not promote its twin."""
+    strong = _state(evaluation(units=units(0.04, 20)))
+    tonight = evaluation(units=units(0.04, 5))
+    goes_on = _evidence(tonight, history(reign("3", 30), evidence=strong))
+    assert goes_on.verdict is Verdict.PROMOTE
+    back = (reign("3", 30), replace(reign("4", 2), sequence=11), replace(reign("3", 1, "rollback"), sequence=12))
+    put_back = _evidence(tonight, history(*back, evidence=strong))
+    assert put_back.verdict is Verdict.INCONCLUSIVE
+    assert put_back.evidence is not None
+    assert (put_back.evidence.reign, len(put_back.evidence.units)) == (12, 5)
+
+
+def test_units_of_another_kind_begin_anew() -> None:
+    found = _evidence(evaluation(units=units(), unit="visit_week"), history(evidence=_state())).evidence
+    assert found is not None
+    assert (found.unit, len(found.units), len(found.stakes)) == ("visit_week", 20, 2)
 
 
 def test_evidence_carries_its_stakes_from_champion_to_champion() -> None:

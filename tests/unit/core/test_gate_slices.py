@@ -8,24 +8,66 @@ from typing import Any
 
 import pytest
 
-from perennial.domain.gate import Decision, Outcome
+from perennial.domain.gate import Decision, Outcome, RuleOutcome
 from perennial.domain.references import Verdict
 from tests.unit.core.gating import FAIRNESS, alone, comparison, estimate, evaluation, gate, groups, judge, part, rule
+
+FEW = "4 rows of the positive class, and an interval of roc_auc takes at least 10: 6 more are needed"
 
 
 def _slices(*parts: Any, columns: tuple[str, ...] = ("origin",), **rules: Any) -> Decision:
     return judge(evaluation(slices=parts), gate(slices={"margin": 0.03, **rules}), slice_columns=columns)
 
 
-def test_slices_shown_to_be_safe_are_one_rule() -> None:
+def _outcomes(decision: Decision, name: str = "slice") -> dict[str | None, RuleOutcome]:
+    return {found.subject: found for found in decision.rules if found.name == name}
+
+
+def test_slices_shown_to_be_safe_are_summed_up_in_one_reason() -> None:
     decision = _slices(part("JFK"), part("EWR", -0.01), part("LGA", rows=20, p_safe=None))
     assert decision.verdict is Verdict.PROMOTE
     found = rule(decision, "slices")
     assert (found.n, found.threshold, found.estimate) == (2, -0.03, -0.01)
     assert found.sentence == (
-        "2 of 2 slices shown not to be worse by 0.03 or more than the champion in roc_auc. "
-        "1 slice with fewer than 100 rows not judged."
+        "2 of 2 slices shown not to be worse by 0.03 or more than the champion in roc_auc, after Holm's correction for "
+        "2 slices. 1 slice with fewer than 100 rows not judged."
     )
+    assert [reason for reason in decision.reasons if "slice" in reason or "origin" in reason] == [found.sentence]
+
+
+def test_every_judged_slice_is_on_record_with_its_figures_before_and_after_the_correction() -> None:
+    decision = _slices(
+        part("JFK", p_safe=0.01), part("EWR", -0.06, p_safe=0.9999, p_harm=0.02), part("LGA", rows=20), floor=0.5
+    )
+    found = _outcomes(decision)
+    assert set(found) == {"origin = JFK", "origin = EWR"}
+    good, bad = found["origin = JFK"], found["origin = EWR"]
+    assert (good.verdict, bad.verdict) == (Outcome.PASS, Outcome.FAIL)
+    assert (good.p, good.p_adjusted, good.tests) == (0.01, 0.02, 2)
+    assert (bad.p, bad.p_adjusted, bad.p_limit) == (0.02, 0.04, pytest.approx(0.05))
+    assert (good.estimate, good.low, good.high, good.n, good.threshold) == (0.03, 0.03 - 0.02, 0.03 + 0.02, 500, -0.03)
+    floors = _outcomes(decision, "slice_floor")
+    assert set(floors) == set(found)
+    assert (floors["origin = JFK"].low, floors["origin = JFK"].high) == (0.65, 0.75)
+    singles = [outcome for outcome in decision.rules if outcome.subject is not None]
+    assert {outcome.group for outcome in singles} == {"slices"}
+    assert {outcome.group for outcome in decision.rules if outcome.subject is None} == {None}
+
+
+def test_slice_with_too_few_rows_of_a_class_is_inconclusive_with_count_and_way_out() -> None:
+    few = replace(part("EWR", p_safe=None, p_harm=None), why_no_interval=FEW)
+    decision = _slices(part("JFK"), few, floor=0.5)
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.reasons == (
+        f"origin = EWR (500 rows) has {FEW}. Use a longer holdout, or raise gate.slices.min_rows so that it is shown "
+        f"and not judged.",
+    )
+
+
+def test_floor_of_a_slice_decides_nothing_on_too_few_rows_of_a_class() -> None:
+    bare = replace(part("JFK"), champion=None, difference=None, p_safe=None, p_harm=None, why_no_interval=FEW)
+    policy = gate(floors={"roc_auc": 0.55}, slices={"margin": 0.03, "floor": 0.5})
+    assert judge(alone(slices=(bare,)), policy).verdict is Verdict.INCONCLUSIVE
 
 
 def test_slice_shown_to_be_worse_rejects_and_is_named() -> None:
@@ -35,7 +77,7 @@ def test_slice_shown_to_be_worse_rejects_and_is_named() -> None:
         "In origin = EWR (500 rows), challenger's roc_auc is 0.640, the champion's 0.700: -0.060; "
         "worse by more than the 0.03 of gate.slices.margin, beyond chance.",
     )
-    assert (rule(decision, "slice").subject, rule(decision, "slices").n) == ("origin = EWR", 1)
+    assert rule(decision, "slices").n == 1
 
 
 def test_slice_that_may_be_worse_is_inconclusive_and_says_how_many_more_rows() -> None:
@@ -45,7 +87,8 @@ def test_slice_that_may_be_worse_is_inconclusive_and_says_how_many_more_rows() -
     assert decision.verdict is Verdict.INCONCLUSIVE
     # half-width 0.06, distance to the margin 0.03: four times the 500 rows
     assert (
-        "not ruled out. If the figures stay as they are, about 1,500 more rows, 42 more clusters" in decision.reasons[0]
+        "not ruled out. If the figures stay as they are, a holdout of about 56 days (2,000 rows of this slice) has even"
+        in decision.reasons[0]
     )
 
 
@@ -161,8 +204,26 @@ def test_gap_within_both_limits_passes() -> None:
     decision = _fairness(groups(0.05, 0.04))
     assert decision.verdict is Verdict.PROMOTE
     assert rule(decision, "fairness_gap").sentence == (
-        "Challenger's roc_auc by region (north 0.700, south 0.750) is 0.050 apart; gate.fairness allows 0.1."
+        "Challenger's roc_auc by region (north 0.700, south 0.750) is 0.050 apart; gate.fairness allows 0.1 "
+        "(max_gap is compared with the estimate, not with its interval)."
     )
+    assert "90 % interval (each end one-sided at 95 %) [" in rule(decision, "fairness_increase").sentence
+
+
+def test_gap_of_a_group_with_few_rows_is_inconclusive_with_counts() -> None:
+    for limits, verdict in (({}, Verdict.INCONCLUSIVE), ({"min_rows": 60}, Verdict.PROMOTE)):
+        assert _fairness(groups(rows=(400, 99)), **limits).verdict is verdict
+    decision = _fairness(groups(0.5, rows=(400, 99)))  # far too wide a gap, and still nobody can tell
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.reasons[0].endswith(
+        "is not judged: min_rows asks for 100 rows of each group; south has 99 rows, 1 more is needed."
+    )
+
+
+def test_gap_of_a_group_with_too_few_rows_of_a_class_is_inconclusive_with_the_count() -> None:
+    decision = _fairness(replace(groups(), why_no_interval=f"south has {FEW}"))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.reasons[0].endswith(f"is not judged: south has {FEW}.")
 
 
 def test_gap_beyond_its_limit_rejects() -> None:

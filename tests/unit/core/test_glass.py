@@ -20,7 +20,7 @@ from perennial.ports import LoadedModel
 from perennial.stages.evaluate import evaluate_models
 from perennial.stages.keys import training_keys_uri
 from perennial.testing.registry import MemoryRegistry
-from tests.unit.core.judging import DAY, HOLDOUT, ROOT, Bench, Column, Predicting, Raising, holdout_rows
+from tests.unit.core.judging import DAY, HOLDOUT, ROOT, Bench, Column, NotFinite, Predicting, Raising, holdout_rows
 
 LATE = HOLDOUT.start - DAY + timedelta(seconds=1)
 SEEN = np.arange(11, 19)
@@ -74,6 +74,10 @@ def _cannot_score(bench: Bench) -> None:
     bench.enthrone(bench.train(Raising("poor"), name="old"))
 
 
+def _scores_no_numbers(bench: Bench) -> None:
+    bench.enthrone(bench.train(NotFinite("poor"), name="old"))
+
+
 def _package_gone(bench: Bench) -> None:
     bench.registry = NoFlights()
     bench.enthrone(bench.train(Column("poor"), name="old"))
@@ -90,6 +94,7 @@ PROBLEMS = [
     (_keys_not_on_record, "nothing proves"),
     (_lacks_a_column, "needs the column gone"),
     (_cannot_score, "3 are expected"),
+    (_scores_no_numbers, "not a finite number in 1 of 840 rows"),
     (_package_gone, "needs a package that is not installed here (ModuleNotFoundError: No module named 'flights')"),
     (_registered_by_hand, "Perennial did not register it"),
 ]

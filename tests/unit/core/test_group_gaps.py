@@ -126,3 +126,27 @@ def test_independent_rows_are_drawn_one_by_one(name: str) -> None:
     ends = found.challenger_gap.interval(0.9)
     assert ends is not None
     assert 0 <= ends.low < found.challenger_gap.value < ends.high
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_group_with_too_few_rows_of_a_class_leaves_no_interval_and_is_named(clustered: bool) -> None:
+    labels = _data()[0]
+    few = np.concatenate([np.flatnonzero(labels == 1)[:9], np.flatnonzero(labels == 0)[:100]])
+    found = _run({"a": np.flatnonzero(labels == 1)[9:], "few": few}, clustered=clustered)
+    assert found.why_no_interval is not None
+    rest = np.setdiff1d(np.arange(len(labels)), few)
+    found = _run({"a": rest, "few": few}, clustered=clustered)
+    assert found.why_no_interval == (
+        "few has 9 rows of the positive class, and an interval of roc_auc takes at least 10: 1 more is needed"
+    )
+    for statistic in (found.challenger_gap, found.champion_gap, found.increase):
+        assert statistic is not None
+        assert math.isfinite(statistic.value)
+        assert statistic.interval(0.9) is None
+
+
+def test_gap_of_a_mean_needs_no_class_in_particular() -> None:
+    labels = _data()[0]
+    found = _run({"a": np.flatnonzero(labels == 1), "b": np.flatnonzero(labels == 0)}, name="brier")
+    assert found.why_no_interval is None
+    assert found.challenger_gap.interval(0.9) is not None

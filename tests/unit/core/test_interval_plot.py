@@ -74,6 +74,9 @@ def test_calibration_has_one_scale_for_both_axes_and_models() -> None:
     assert radii[1] == 2 * radii[0]  # four times the rows, four times the area
     assert challenger.dots[1][3] == "challenger: predicted 0.300, found 0.410, 200 rows"
     assert plot.reading == "50 to 200 rows a group"
+    even = calibration_plot({"challenger": _curves((0.1, 0.1, 84), (0.3, 0.41, 84))})
+    assert even is not None
+    assert even.reading == "84 rows a group"
 
 
 @pytest.mark.parametrize(

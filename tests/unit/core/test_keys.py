@@ -39,6 +39,31 @@ def test_same_number_in_another_type_has_the_same_key_hash(same: pd.Series) -> N
     assert (key_hashes(pd.DataFrame({"k": same}), ["k"]) == expected).all()
 
 
+def _hashes(values: object, dtype: str | None = None) -> list[int]:
+    return key_hashes(pd.DataFrame({"k": pd.Series(values, dtype=dtype)}), ["k"]).tolist()
+
+
+@pytest.mark.parametrize("other", [8.5, 9.0, None, float("inf"), float("nan"), 2.0**70, -0.5])
+@pytest.mark.parametrize("kind", ["float64", "Float64", "float32"])
+def test_number_hashes_alike_whatever_else_is_in_its_column(other: float | None, kind: str) -> None:
+    """A leak must be found also where the holdout has a half in the same column, and the training has not."""
+    assert _hashes([7.0, other], kind)[0] == _hashes([7, 8])[0]
+    assert _hashes([-7.0, other], kind)[0] == _hashes([-7])[0]
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 2**53, 2**62, -(2**63), 2**63, 2**64 - 2**11])
+def test_whole_number_of_any_size_hashes_alike_as_float_and_as_integer(number: int) -> None:
+    kind = "uint64" if number >= 2**63 else "int64"
+    assert _hashes([float(number), 0.5], "float64")[0] == _hashes([number], kind)[0]
+
+
+def test_different_numbers_hash_differently_and_nothing_is_one_key() -> None:
+    numbers = [0.0, 7.0, 7.5, -7.0, 7.000000001, float("inf"), float("-inf"), 2.0**70, None]
+    assert len(set(_hashes(numbers, "float64"))) == len(numbers)
+    assert _hashes([-0.0, 0.5]) == _hashes([0.0, 0.5])
+    assert _hashes([None, 7.0], "float64") == _hashes([None, 7], "Int64")
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_same_time_in_another_unit_or_zone_has_the_same_key_hash(unit: str) -> None:
     times = pd.Series(pd.to_datetime(["2013-03-01T10:00:00Z", None, "2013-03-02T00:00:00Z"]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perennial.domain.ledger_entry import LedgerEntry
-from perennial.ledger_answers import ChampionAt, champion_at
+from perennial.ledger_answers import ChampionAt, champion_at, quarantined_versions, why_no_champion
 
 CLOCK = datetime(2026, 1, 1, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -94,7 +94,8 @@ def test_time_within_the_ledger_is_answered_by_the_clock(hours: float, version: 
 def test_time_before_the_ledger_is_answered_by_the_data_of_the_runs(at: str, version: str) -> None:
     answer = ask(at)
     assert (answer.by, answer.version) == ("data", version)
-    assert "by the data of its runs" in answer.sentence
+    assert "is before the ledger's first entry" in answer.sentence
+    assert f"version {version}, judged on data up to 2013-" in answer.sentence
     assert answer.since is not None
     assert answer.since.year == 2013
 
@@ -123,6 +124,8 @@ def test_answer_names_data_decision_and_approver() -> None:
     expected = {
         "since": "2026-01-01T12:12:00Z",
         "as_of": "2013-06-01T06:00:00Z",
+        "recorded_at": "2026-01-01T12:12:00Z",
+        "data_up_to": "2013-06-01T06:00:00Z",
         "snapshot_sha256": "data-r3",
         "snapshot_uri": "s3://b/r3.json",
         "digest": "digest-2",
@@ -168,3 +171,30 @@ def test_declined_approval_is_no_approver() -> None:
     )
     assert ask(CLOCK + HOUR, [first, declined, no, *rest]).to_dict()["approver"] == "grace"
     assert ask(CLOCK + HOUR, [first, declined, *rest]).to_dict()["approver"] is None
+
+
+def test_model_without_moves_has_no_champion_yet() -> None:
+    assert why_no_champion("toy", []) == "toy has no champion yet: no run has promoted one; perennial run toy runs it."
+    refused = an_entry("refused", "r0", None, None, as_of="2013-04-01T06:00:00Z", hours=0)
+    assert "perennial history toy tells what its runs came to" in why_no_champion("toy", [refused])
+
+
+def test_alias_that_was_taken_away_is_told_with_when_and_the_way_out() -> None:
+    unseen = why_no_champion("toy", LEDGER)
+    gone = an_entry("outside", "o", "7", None, as_of="2026-01-02T00:00:00Z", hours=20)
+    seen = why_no_champion("toy", [*LEDGER, gone])
+    assert "found just now" in unseen
+    assert "found and recorded at 2026-01-02T06:00:00Z" in seen
+    for said in (unseen, seen):
+        assert "It named version 7, since 2026-01-01T14:00:00Z." in said
+        assert said.endswith("perennial rollback toy --to 7")
+
+
+def test_versions_in_quarantine_are_named_until_they_are_put_back() -> None:
+    back = an_entry(
+        "rollback", "b1", "2", "1", as_of="2026-01-01T13:00:00Z", hours=3, digest="one", quarantined={"two": "Why."}
+    )
+    again = an_entry("rollback", "b2", "1", "2", as_of="2026-01-01T14:00:00Z", hours=4, digest="two", quarantined={})
+    assert quarantined_versions(LEDGER) == {}
+    assert quarantined_versions([*LEDGER[:-2], back]) == {"2": "Why."}
+    assert quarantined_versions([*LEDGER[:-2], back, again]) == {}

@@ -160,6 +160,45 @@ def test_swapped_names_are_both_found(folder: LedgerFolder) -> None:
     assert {sequence for _, sequence, _ in folder.found()} == {3, 4}
 
 
+@pytest.mark.parametrize("sequence", [1, 3, ENTRIES])
+@pytest.mark.parametrize(("old", "new"), [("-decision-", "-approval-"), ("-ffff", "-0000")])
+def test_renamed_entry_is_found_though_its_bytes_are_the_right_ones(
+    folder: LedgerFolder, sequence: int, old: str, new: str
+) -> None:
+    right = folder.uri(sequence)
+    wrong = right.replace(old, new)
+    folder.write(wrong, folder.store.read(right))
+    assert folder.found() == [("forged", sequence, wrong)]
+    folder.store.delete(right)
+    assert folder.found() == [("forged", sequence, wrong)]
+    assert right.rpartition("/")[2] in folder.ledger.verify("churn").damages[0].detail
+
+
+def test_removed_entry_below_a_renamed_one_is_found_too(folder: LedgerFolder) -> None:
+    right = folder.uri(4)
+    folder.write(right.replace("-decision-", "-approval-"), folder.store.read(right))
+    folder.store.delete(right)
+    folder.change(3)
+    assert [(kind, sequence) for kind, sequence, _ in folder.found()] == [("changed", 3), ("forged", 4)]
+
+
+def test_ledger_of_another_model_is_forged(folder: LedgerFolder) -> None:
+    for uri in [*folder.uris(), *(MARKS + mark for mark in folder.marks())]:
+        folder.write(uri.replace("/churn/", "/churn_eu/"), folder.store.read(uri))
+    damages = folder.ledger.verify("churn_eu").damages
+    assert [(damage.kind, damage.sequence) for damage in damages] == [("forged", at) for at in range(1, ENTRIES + 1)]
+    assert "of churn, not the one" in damages[0].detail
+
+
+@pytest.mark.parametrize("old", [b'"run_id"', b'"as_of"'])
+def test_entry_that_lacks_what_its_name_is_made_of_is_unreadable_and_hides_no_other(
+    folder: LedgerFolder, old: bytes
+) -> None:
+    uri = folder.change(3, old, b'"x' + old[2:])
+    assert folder.found() == [("unreadable", 3, uri)]
+    assert len(folder.ledger.entries("churn")) == ENTRIES - 1
+
+
 def test_entry_rewritten_with_all_later_ones_is_found_by_the_anchor_alone(folder: LedgerFolder) -> None:
     anchors = [anchor(folder, sequence) for sequence in (2, 4, 6)]
     folder.rewrite_from(3, "It was fine.")

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import threading
 import time
 import traceback
@@ -58,6 +59,12 @@ def clock() -> FixedClock:
 
 def hold(store: Any, clock: FixedClock, owner: str = "run-1", **how: Any) -> AbstractContextManager[Lease]:
     return model_lock(store, ROOT, "churn", owner=owner, clock=clock, **how)
+
+
+def _facts(lease_ends: datetime) -> bytes:
+    """What another one's mark or ticket says."""
+    times = {"taken_at": format_time(NOW), "lease_ends": format_time(lease_ends)}
+    return canonical_json({"owner": "other", **times})
 
 
 def left(store: FolderStore) -> list[str]:
@@ -143,11 +150,70 @@ def test_one_who_takes_its_number_while_it_is_looked_at_is_waited_for(store: Fol
                 store.delete(mark)
             return super().read(uri, start=start, end=end)
 
-    facts = canonical_json({"owner": "other", "taken_at": format_time(NOW), "lease_ends": format_time(NOW + LEASE)})
+    facts = _facts(NOW + LEASE)
     store.write(mark, facts, content_type="")
     with pytest.raises(LockTimeoutError, match="other"), hold(Meanwhile(store._root), clock, patience=AT_ONCE):
         pass
     assert left(store) == ["ticket-00000001-00-000.json"]
+
+
+@pytest.mark.parametrize("name", ["choosing-00.json", "ticket-00000001-00-000.json"])
+def test_one_who_lives_though_it_was_passed_over_is_waited_for_if_it_has_written_more(
+    store: FolderStore, clock: FixedClock, name: str
+) -> None:
+    class Meanwhile(FolderStore):
+        """What is passed over belongs to one that lives, and that has just written its next ticket."""
+
+        def delete(self, uri: str) -> None:
+            if uri == LOCKS + name:
+                store.write(f"{LOCKS}ticket-00000001-00-001.json", _facts(NOW + LEASE), content_type="")
+            super().delete(uri)
+
+    store.write(LOCKS + name, _facts(NOW - CLOCK_TOLERANCE * 2), content_type="")
+    with pytest.raises(LockTimeoutError, match="other"), hold(Meanwhile(store._root), clock, patience=AT_ONCE):
+        pass
+    assert left(store) == ["ticket-00000001-00-001.json"]
+
+
+@pytest.mark.parametrize(
+    ("written", "removed"),
+    [("ticket-00000002-{}-000", "choosing-{}"), ("ticket-00000002-{}-001", "ticket-00000002-{}-000")],
+)
+def test_one_that_was_passed_over_while_it_wrote_its_next_object_queues_again(
+    store: FolderStore, clock: FixedClock, caplog: pytest.LogCaptureFixture, written: str, removed: str
+) -> None:
+    class Meanwhile(FolderStore):
+        """Another machine's clock is ahead: it removes what was written last. Time goes on, so that this one renews."""
+
+        def list(self, prefix_uri: str) -> Any:
+            clock.advance(LEASE / 8)
+            return super().list(prefix_uri)
+
+        def write(self, uri: str, content: bytes, *, content_type: str, if_absent: bool = False) -> bool:
+            done = super().write(uri, content, content_type=content_type, if_absent=if_absent)
+            own = re.search("[0-9a-f]{16}", uri)
+            if own and uri == f"{LOCKS}{written.format(own[0])}.json":
+                super().delete(f"{LOCKS}{removed.format(own[0])}.json")
+            return done
+
+    store.write(f"{LOCKS}ticket-00000001-00-000.json", _facts(NOW + timedelta(hours=1)), content_type="")
+    with pytest.raises(LockTimeoutError), hold(Meanwhile(store._root), clock, patience=AT_ONCE):
+        pass
+    assert "queues again" in caplog.text
+    assert left(store) == ["ticket-00000001-00-000.json"]
+
+
+@pytest.mark.parametrize(("off_s", "told"), [(-60, r"6[01] s behind the store's"), (60, r"(59|60) s ahead of the st")])
+def test_clock_that_differs_from_the_stores_is_told(
+    store: FolderStore, caplog: pytest.LogCaptureFixture, off_s: int, told: str
+) -> None:
+    with hold(store, FixedClock(datetime.now(UTC) + timedelta(seconds=off_s))):
+        pass
+    assert re.search(told, caplog.text)
+    caplog.clear()
+    with hold(store, FixedClock(datetime.now(UTC))):
+        pass
+    assert "clock" not in caplog.text
 
 
 def test_timeout_tells_who_holds_it_since_when_and_what_to_do(store: FolderStore, clock: FixedClock) -> None:

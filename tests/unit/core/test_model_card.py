@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
 
+from perennial.cli.entry import _parser
 from perennial.domain.evaluation import (
     Cost,
     Curves,
@@ -21,9 +25,25 @@ from perennial.domain.evaluation import (
     SliceResult,
 )
 from perennial.domain.references import ApprovalRef, ModelRef, SnapshotRef
-from perennial.reports.markdown import code, escaped, link
-from perennial.reports.model_card import model_card
+from perennial.domain.run_request import training_params
+from perennial.domain.times import format_time
+from perennial.reports.markdown import code, code_block, escaped, link
+from perennial.reports.model_card import SHOWN_SLICES, model_card, reproducing_command
+from perennial.stages.frames import load_manifest
 from tests.unit.core.judging import HOLDOUT, Bench
+from tests.unit.core.landed import (
+    DAY,
+    DAYS,
+    START,
+    day_table,
+    land,
+    landed_store,
+    make_spec,
+    name_of,
+    request_at,
+    snap,
+    to_bytes,
+)
 
 HOSTILE = "<script>alert(1)</script> *b* _i_ [x](javascript:1) `c` | ![p](http://e/x) ~~s~~\n# heading &amp; \\"
 PAGE = "https://airflow.example/perennial/ui/perennial__flights_delay__retrain/decisions/abc/page.html"
@@ -158,12 +178,110 @@ def test_card_has_the_sections_of_a_model_card_and_their_facts(bench: Bench) -> 
         "2.5 MB",
         "12 labels are missing.",
         "Not worse.",
-        "perennial run flights_delay --as-of 2013-03-15T00:00:00Z --force",
+        '<code class="language-sh">perennial run flights_delay --as-of 2013-03-15T00:00:00Z --force\n</code>',
+        "In brackets: 90 % interval (each end one-sided at 95 %).",
+        "not worse than the champion",
         f'<a href="{PAGE}">the decision in Airflow</a>',
         "s3://bucket/store/evaluations/e.json",
     ):
         assert fact in html, fact
     assert html.count("<table>") == 4  # metrics, slices, gaps, rules
+
+
+LANDED_UNTIL = START + DAYS * DAY
+
+
+@pytest.mark.parametrize("delay", ["0d", "90m", "2d"])
+@pytest.mark.parametrize(
+    "as_of",
+    [
+        LANDED_UNTIL - 2 * DAY + timedelta(minutes=5),  # in the midst of the data
+        LANDED_UNTIL,
+        LANDED_UNTIL + timedelta(days=1, hours=7, microseconds=123456),
+        LANDED_UNTIL + 300 * DAY,  # a nightly run on old data
+    ],
+)
+def test_reproducing_command_takes_the_same_data_after_more_has_landed(
+    tmp_path: Path, delay: str, as_of: datetime
+) -> None:
+    spec = make_spec(label_delay=delay)
+    store = landed_store(tmp_path / "s3")
+    request = request_at(as_of, params={"depth": 5})
+    before = snap(store, request, spec=spec)
+    windows = load_manifest(store, before).windows
+    for day in range(DAYS, DAYS + 4):
+        land(store, name_of(day), to_bytes(day_table(day)))
+    evaluation = an_evaluation(holdout=(format_time(windows.holdout.start), format_time(windows.holdout.end)))
+
+    program, *words = shlex.split(reproducing_command(spec, request, evaluation))
+    asked = _parser().parse_args(words)
+    again = request_at(asked.as_of, run_id="again", params=dict(asked.param), force=asked.force)
+
+    assert (program, asked.model, asked.force) == ("perennial", spec.name, True)
+    after = snap(store, again, spec=spec)
+    assert after.data_sha256 == before.data_sha256
+    assert training_params(spec, again) == training_params(spec, request) == {"depth": 5}
+    assert asked.as_of <= as_of
+
+
+def test_time_of_the_run_alone_would_not_reproduce_it(tmp_path: Path) -> None:
+    store = landed_store(tmp_path / "s3")
+    request = request_at(LANDED_UNTIL + 300 * DAY)
+    before = snap(store, request)
+    land(store, name_of(DAYS), to_bytes(day_table(DAYS)))
+    assert snap(store, replace(request, run_id="again")).data_sha256 != before.data_sha256
+
+
+def test_overrides_survive_the_shell(bench: Bench) -> None:
+    params = {
+        "note": 'it\'s `x` $HOME\n"q"  two',
+        "depth": 3,
+        "rate": 0.1,
+        "on": True,
+        "like_json": "true",
+        "none": None,
+    }
+    request = replace(bench.request, params=params)
+    command = reproducing_command(bench.spec, request, an_evaluation())
+    assert dict(_parser().parse_args(shlex.split(command)[1:]).param) == params
+    bench.spec = bench.spec.model_copy(
+        update={"training": bench.spec.training.model_copy(update={"params": dict.fromkeys(params)})}
+    )
+    [shown] = re.findall(r'<code class="language-sh">(.*?)\n</code>', _html(_card(bench, request=request)), re.DOTALL)
+    assert unescape(shown) == command
+
+
+def test_card_shows_of_each_slice_what_the_gate_found_and_no_rule_for_each(bench: Bench) -> None:
+    bench.respec(gate={"slices": {"margin": 0.03, "min_rows": 200}})
+    test = {"name": "slice", "group": "slices", "sentence": "Of one slice."}
+    rules = [
+        {**test, "subject": "origin = JFK", "verdict": "PASS", "p_adjusted": 0.00001},
+        {**test, "subject": "origin = EWR", "verdict": "UNDECIDED", "p_adjusted": 0.25},
+        {**test, "subject": "origin = EWR", "verdict": "PASS", "name": "slice_floor"},
+        {"name": "slices", "group": None, "verdict": "PASS", "sentence": "1 of 2 slices."},
+    ]
+    shown = _html(_card(bench, decision=a_decision(rules=rules)))
+    assert "Of one slice." not in shown
+    assert "1 of 2 slices." in shown
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.split("</?tr>", shown) if "origin = " in row]
+    assert [row[2] for row in rows[:2]] == ["EWR", "JFK"]  # what did not pass comes first
+    assert rows[0][-2:] == ["UNDECIDED", "0.25"]
+    assert rows[1][-3:] == ["PASS", "&lt;", "0.0001"]
+    assert "after Holm's correction" in shown
+
+
+def test_card_counts_the_slices_that_it_leaves_out(bench: Bench) -> None:
+    parts = tuple(
+        SliceResult(column="origin", value=f"A{place}", rows=900 - place, challenger=0.7, champion=0.6)
+        for place in range(SHOWN_SLICES + 7)
+    )
+    shown = _html(_card(bench, evaluation=an_evaluation(slices=parts)))
+    assert "7 more are in the evaluation." in shown
+    assert f"origin = A{SHOWN_SLICES}<" not in shown
+
+
+def test_code_version_that_is_not_known_is_looked_up_in_the_run(bench: Bench) -> None:
+    assert "<code>perennial.code_version</code> of the run below" in _html(_card(bench, code_version=""))
 
 
 def test_card_of_a_first_champion_compares_with_nobody(bench: Bench) -> None:
@@ -234,6 +352,11 @@ def test_user_name_in_an_address_is_hidden_wherever_it_stands(bench: Bench) -> N
 
 def test_same_inputs_give_the_same_card(bench: Bench) -> None:
     assert _card(bench) == _card(bench)
+
+
+def test_code_block_holds_whatever_it_is_given() -> None:
+    assert code_block("a `b` ``` c\nd") == "````sh\na `b` ``` c d\n````"
+    assert "hunter2" not in code_block("--param 'db=\"postgres://ada:hunter2@db/x\"'")
 
 
 def test_escaping_is_done_once() -> None:

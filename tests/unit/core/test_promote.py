@@ -269,6 +269,32 @@ def test_yes_of_somebody_who_is_no_approver_any_more_is_refused(strict: Producti
         strict.carry_out(request, model, decision, approval)
 
 
+def test_verdict_that_ran_out_while_approval_was_awaited_is_refused_and_the_yes_stays_on_record(
+    strict: Production,
+) -> None:
+    request, model = strict.request("late"), strict.trained("late")
+    decision = strict.decided(model, request, judged=strict.champion)
+    strict.pass_time(strict.spec.gate.verdict_expires + timedelta(seconds=1))
+    approval = strict.answered(request, decision)
+    with pytest.raises(ExpiredVerdictError):
+        strict.carry_out(request, model, decision, approval)
+    assert [entry.kind for entry in strict.ledger.entries(MODEL)][-2:] == ["decision", "approval"]
+    strict.assert_in_step()
+
+
+def test_of_two_promotions_that_were_approved_the_second_meets_the_fence(strict: Production) -> None:
+    asked = []
+    for name in ("one", "other"):
+        request, model = strict.request(name), strict.trained(name)
+        decision = strict.decided(model, request, judged=strict.champion)
+        asked.append((request, model, decision, strict.answered(request, decision)))
+    promoted = strict.carry_out(*asked[1])
+    with pytest.raises(FenceError, match="was to be replaced"):
+        strict.carry_out(*asked[0])
+    assert strict.champion == promoted.champion_after
+    strict.assert_in_step()
+
+
 def test_champion_that_moved_while_approval_was_awaited_stops_the_promotion(strict: Production) -> None:
     request, model, decision = _ready(strict)
     approval = strict.answered(request, decision)

@@ -31,8 +31,10 @@ def units_of(gains: Any, first: int = 0) -> list[tuple[str, float]]:
 def state_after(previous: EvidenceState | None = None, **given: Any) -> EvidenceState:
     values: dict[str, Any] = {
         "champion": "a" * 64,
+        "reign": 7,
         "metric": "roc_auc",
         "limit": 0.0,
+        "unit": "UTC day",
         "policy": POLICY,
         "as_of": START,
         "units": units_of(np.random.default_rng(0).normal(0.5, 1, 14)),
@@ -149,68 +151,108 @@ def test_units_seen_before_are_ignored_even_with_other_gains() -> None:
     before = state_after()
     again = state_after(before, as_of=START + DAY, units=[*units_of([99.0] * 14), ("new", 0.1), ("new", 99.0)])
     assert again.units == (*before.units, ("new", 0.1))
-    assert again.stakes == before.stakes
+    assert again.stakes == (replace(before.stakes[0], until=START + DAY),)
     assert state_after(before) == before
 
 
-@pytest.mark.parametrize("change", [{"champion": "b" * 64}, {"metric": "log_loss"}, {"limit": 0.002}])
+CHANGES: list[dict[str, Any]] = [
+    {"champion": "b" * 64},
+    {"reign": 8},
+    {"metric": "log_loss"},
+    {"limit": 0.002},
+    {"unit": "service_date"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_another_hypothesis_begins_anew_with_a_stake_of_what_is_left(change: dict[str, Any]) -> None:
     before = state_after()
     later = START + 10 * DAY
     after = state_after(before, as_of=later, units=units_of([0.1] * 3), **change)
     assert len(after.units) == 3
-    assert after.stakes[0] == replace(before.stakes[0], until=later)
-    assert after.stakes[1].since == later
+    assert after.stakes == (before.stakes[0], Stake(since=later, until=later, level=after.level))
     assert after.level == pytest.approx((0.05 - before.level) * sequential.STAKE_SHARE)
     assert after.threshold == pytest.approx(1 / after.level)
 
 
-def test_a_stake_that_ended_more_than_a_period_ago_gives_its_part_back() -> None:
-    first = state_after()
+def test_twin_of_a_version_taken_back_begins_with_the_evidence_of_nobody() -> None:
+    """Promoted against champion a, rolled back to a: the evidence that promoted it must not promote its twin."""
+    strong = state_after(units=units_of([0.9, 1.1] * 20))
+    assert strong.e_value > strong.threshold
+    back = state_after(strong, reign=9, as_of=START + DAY, units=units_of([1.0], 40))
+    assert back.units == (("day-0040", 1.0),)
+    assert back.e_value == 1.0
+    assert back.threshold > strong.threshold
+
+
+def test_a_stake_whose_last_night_is_more_than_a_period_ago_gives_its_part_back_also_within_a_reign() -> None:
+    first = state_after(state_after(), as_of=START + 3 * DAY)
     second = state_after(first, champion="b", as_of=START + 5 * DAY)
-    on_the_edge = state_after(second, champion="c", as_of=START + 95 * DAY)
-    past_it = state_after(second, champion="c", as_of=START + 95 * DAY + timedelta(seconds=1))
-    assert [stake.since for stake in on_the_edge.stakes] == [START, START + 5 * DAY, START + 95 * DAY]
-    assert [stake.since for stake in past_it.stakes] == [START + 5 * DAY, START + 95 * DAY + timedelta(seconds=1)]
-    assert past_it.level > on_the_edge.level
+    assert second.level == pytest.approx((0.05 - first.level) * sequential.STAKE_SHARE)
+    on_the_edge = state_after(second, champion="b", as_of=START + 93 * DAY)
+    past_it = state_after(second, champion="b", as_of=START + 93 * DAY + timedelta(seconds=1))
+    assert on_the_edge.level == second.level
+    assert past_it.level == first.level
+    assert [stake.level for stake in past_it.stakes] == [first.level, first.level]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.integers(-40, 60), st.booleans()), min_size=1, max_size=40))
-def test_stakes_alive_within_any_period_never_exceed_the_budget(steps: list[tuple[int, bool]]) -> None:
-    """However the runs' as_of jump, forwards and backwards, and champions change."""
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(-400, 400), st.booleans()), min_size=1, max_size=40))
+def test_parts_of_the_budget_within_any_period_never_exceed_it(steps: list[tuple[int, bool]]) -> None:
+    """However the runs' as_of jump, years ahead and back, and champions change."""
     as_of, champion, state = START, 0, None
-    everything: list[list[Any]] = []
+    nights: list[tuple[Any, int, float]] = []
     for days, change in steps:
         as_of += days * DAY
         champion += change
-        new = state_after(state, champion=str(champion), as_of=as_of, units=[])
-        if state is None or new.champion != state.champion:
-            if everything:
-                everything[-1][1] = new.stakes[-1].since
-            everything.append([new.stakes[-1].since, datetime.max.replace(tzinfo=UTC), new.level])
-        state = new
-    for begin, _, _ in everything:
-        end = begin - 90 * DAY
-        alive = [level for since, until, level in everything if since <= begin and until >= end]
-        assert math.fsum(alive) <= POLICY.budget
-    assert all(level >= 0 for _, _, level in everything)
+        state = state_after(state, champion=str(champion), as_of=as_of, units=[])
+        nights.append((as_of, champion, state.level))
+        assert 0 <= state.level <= state.stakes[-1].level
+    for begin, _, _ in nights:
+        within: dict[int, float] = {}
+        for at, who, level in nights:
+            if begin <= at <= begin + 90 * DAY:
+                within[who] = max(level, within.get(who, 0.0))
+        assert math.fsum(within.values()) <= POLICY.budget
+    assert state is not None
+    assert len(state.stakes) == len({who for _, who, _ in nights})
 
 
-def test_an_earlier_as_of_takes_no_more_than_what_is_left_at_the_newest_time() -> None:
+def test_a_run_years_ahead_and_back_leaves_what_was_spent_before_it_spent() -> None:
+    first = state_after()
+    ahead = state_after(first, champion="b", as_of=START + 3000 * DAY)
+    assert ahead.level == first.level  # years later, nothing of the first one's counts
+    back = state_after(ahead, champion="c", as_of=START + 10 * DAY)
+    assert back.level == pytest.approx(max(0.05 - first.level - ahead.level, 0.0) * sequential.STAKE_SHARE)
+    assert back.stakes[:2] == (first.stakes[0], ahead.stakes[1])
+
+
+def test_a_replay_of_the_past_has_no_more_than_what_was_left_then_and_costs_the_present_nothing() -> None:
     first = state_after(as_of=START)
     second = state_after(first, champion="b", as_of=START + 100 * DAY)
-    back = state_after(second, champion="c", as_of=START + 10 * DAY)
-    assert back.level == pytest.approx((0.05 - math.fsum(s.level for s in second.stakes)) * sequential.STAKE_SHARE)
-    assert back.stakes[-1].since == START + 100 * DAY
+    assert second.level == first.level
+    replay = state_after(second, champion="b", as_of=START + 10 * DAY)
+    assert replay.level == pytest.approx((0.05 - first.level) * sequential.STAKE_SHARE)
+    assert replay.stakes[1] == Stake(since=START + 10 * DAY, until=START + 100 * DAY, level=second.level)
+    assert state_after(replay, champion="b", as_of=START + 101 * DAY).level == second.level
 
 
-def test_a_budget_cut_in_the_spec_shrinks_the_open_stake_and_a_larger_one_does_not_grow_it() -> None:
+def test_evidence_that_is_lost_leaves_nothing_until_its_period_is_over() -> None:
+    lost = sequential.after_loss(START)
+    for days, level in ((-200, 0.0), (0, 0.0), (90, 0.0), (90.01, 0.05 * sequential.STAKE_SHARE)):
+        tonight = state_after(lost, as_of=START + days * DAY)
+        assert tonight.level == pytest.approx(level)
+        assert len(tonight.units) == 14
+    assert EvidenceState.from_dict(json.loads(json.dumps(lost.to_dict()))) == lost
+
+
+def test_another_budget_in_the_spec_holds_from_that_night_on() -> None:
     before = state_after()
     cut = state_after(before, as_of=START + DAY, policy=FalsePromotions(budget=0.01, period_days=90))
     assert cut.level == pytest.approx(0.01 * sequential.STAKE_SHARE)
+    assert cut.stakes[-1].level == before.level  # what it may have used already
     raised = state_after(cut, as_of=START + 2 * DAY, policy=FalsePromotions(budget=0.5, period_days=90))
-    assert raised.level == cut.level
+    assert raised.level == raised.stakes[-1].level == pytest.approx(0.5 * sequential.STAKE_SHARE)
 
 
 def test_an_exhausted_budget_asks_for_infinite_evidence() -> None:
@@ -228,6 +270,7 @@ def test_through_json_the_state_is_the_same_to_the_last_bit() -> None:
     assert EvidenceState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
 
 
+STAKE = {"since": START.isoformat(), "until": START.isoformat(), "level": 0.02}
 DAMAGES = [
     ({"champion": None}, "champion is None"),
     ({"metric": 3}, "metric is 3"),
@@ -240,15 +283,19 @@ DAMAGES = [
     ({"units": [["a", 1.0], ["a", 2.0]]}, "twice"),
     ({"units": [["a", math.nan]]}, "a is nan"),
     ({"units": [["a"]]}, "unpack"),
-    ({"stakes": []}, "open one"),
-    ({"stakes": [{"since": "2013-03-01", "until": None, "level": 0.02}]}, "no time zone"),
-    ({"stakes": [{"since": "today", "until": None, "level": 0.02}]}, "today"),
-    ({"stakes": [{"since": START.isoformat(), "until": START.isoformat(), "level": 0.02}]}, "open one"),
-    ({"stakes": [{"since": START.isoformat(), "until": None, "level": 0.02}] * 2}, "still open"),
-    ({"stakes": [{"since": START.isoformat(), "until": None, "level": 1.5}]}, r"not in \[0, 1\)"),
-    ({"stakes": [{"since": START.isoformat(), "until": None, "level": math.nan}]}, "level is nan"),
+    ({"stakes": []}, "no stake"),
+    ({"stakes": [{**STAKE, "since": "2013-03-01"}]}, "no time zone"),
+    ({"stakes": [{**STAKE, "since": "today"}]}, "today"),
+    ({"stakes": [{**STAKE, "until": None}]}, "until is None"),
+    ({"stakes": [{**STAKE, "level": 1.5}]}, r"not in \[0, 1\]"),
+    ({"stakes": [{**STAKE, "level": math.nan}]}, "level of a stake is nan"),
     ({"stakes": [{"since": START.isoformat(), "level": 0.02}]}, "until"),
     ({"stakes": [None]}, "NoneType"),
+    ({"level": -0.1}, r"level is -0.1, which is not in \[0, 1\]"),
+    ({"reign": 1.5}, "reign is 1.5"),
+    ({"reign": True}, "reign is True"),
+    ({"reign": -1}, "reign is -1"),
+    ({"unit": None}, "unit is None"),
 ]
 
 
@@ -258,7 +305,9 @@ def test_a_damaged_state_is_refused_with_what_is_wrong(damage: dict[str, Any], s
         EvidenceState.from_dict({**state_after().to_dict(), **damage})
 
 
-@pytest.mark.parametrize("name", ["champion", "metric", "limit", "units", "stakes", "e_value"])
+@pytest.mark.parametrize(
+    "name", ["champion", "reign", "metric", "limit", "unit", "units", "stakes", "level", "e_value"]
+)
 def test_a_state_without_one_of_its_fields_is_refused_by_name(name: str) -> None:
     values = state_after().to_dict()
     del values[name]

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from perennial.domain.evaluation import EvaluationResult, MetricComparison, MetricEstimate
+from perennial.domain.gate_history import GateHistory
 from perennial.domain.metric_names import METRICS
 from perennial.domain.rows_needed import rows_needed
 from perennial.domain.rules.outcome import Outcome, RuleOutcome, all_finite, direction, finite, same
 from perennial.domain.times import parse_time
-from perennial.domain.wording import digits_for, duration, number, plain
+from perennial.domain.wording import digits_for, duration, interval_name, number, plain
 from perennial.spec.parts import Gate, NonInferiority, Superiority
 
 SAME_CONFIDENCE: Final = 1e-9
@@ -36,8 +37,13 @@ def floors(gate: Gate, evaluation: EvaluationResult, primary: str) -> Iterator[R
     """The primary metric's floor first."""
     for name, limit in sorted(gate.floors.items(), key=lambda floor: (floor[0] != primary, floor[0])):
         found = evaluation.comparisons.get(name)
-        estimate = found.challenger if found is not None and found.metric == name else UNKNOWN
+        if found is None or found.metric != name:
+            found = None
+        estimate = UNKNOWN if found is None else found.challenger
         verdict, sentence = _floor(name, limit, estimate.value)
+        if found is not None and found.why_no_interval is not None:
+            verdict = Outcome.UNDECIDED
+            sentence = f"The holdout has {found.why_no_interval}; the floor of {name} is not judged."
         yield RuleOutcome(
             name="floor",
             metric=name,
@@ -61,10 +67,10 @@ def _floor(name: str, limit: float, value: float | None) -> tuple[Outcome, str]:
     return Outcome.FAIL, f"Challenger's {name} is {shown}; the floor asks for {side} {plain(limit)}, which it misses."
 
 
-def against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) -> RuleOutcome:
-    """Superiority or non-inferiority; without a champion, whether there is a policy at all."""
+def against_champion(gate: Gate, evaluation: EvaluationResult, primary: str, history: GateHistory) -> RuleOutcome:
+    """Superiority or non-inferiority; without a champion, whether there never was one, and a policy at all."""
     if not has_champion(evaluation):
-        return _without_champion(gate, evaluation)
+        return _without_champion(gate, evaluation, history)
     applied = applied_rule(gate.rule, evaluation)
     comparison = evaluation.comparisons.get(primary)
     gap = (comparison.difference if comparison is not None else None) or UNKNOWN
@@ -75,7 +81,7 @@ def against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) -> 
     elif obstacle is not None or isinstance(applied, str):
         verdict, sentence = Outcome.UNDECIDED, obstacle or str(applied)
     else:
-        verdict, sentence = _judge_gap(gate, applied, evaluation, primary)
+        verdict, sentence = _judge_gap(applied, evaluation, primary)
     return RuleOutcome(
         name=rule.kind,
         metric=primary,
@@ -89,8 +95,18 @@ def against_champion(gate: Gate, evaluation: EvaluationResult, primary: str) -> 
     )
 
 
-def _without_champion(gate: Gate, evaluation: EvaluationResult) -> RuleOutcome:
-    if gate.floors:
+def _without_champion(gate: Gate, evaluation: EvaluationResult, history: GateHistory) -> RuleOutcome:
+    earlier = [reign.version for reign in history.reigns if reign.version is not None]
+    if earlier:
+        verdict = Outcome.UNDECIDED
+        sentence = (
+            f"No champion was found to compare with, though version {earlier[-1]} has been one, and floors alone judge "
+            f"a model's first champion only. If there is none now, put one back with `perennial rollback "
+            f"{evaluation.model} --to {earlier[-1]}` (or another version) and start a new run, with `force` if no "
+            f"newer data has landed; or let somebody whom the spec names in approval.break_glass promote the "
+            f"challenger without the comparison."
+        )
+    elif gate.floors:
         verdict, sentence = Outcome.PASS, "There is no champion to compare with, so the gate's floors alone decide."
     else:
         verdict = Outcome.UNDECIDED
@@ -152,6 +168,8 @@ def why_not_comparable(gate: Gate, evaluation: EvaluationResult, primary: str) -
     if evaluation.champion_version is None or evaluation.champion is None or found.champion is None:
         return f"The evaluation does not say which champion its {primary} was compared with."
     problem = confidence_problem(gate, evaluation)
+    if problem is None and found.why_no_interval is not None:
+        problem = f"The holdout has {found.why_no_interval}; so the two models cannot be compared."
     if problem is not None:
         return problem
     for who, value in (("challenger", found.challenger.value), ("champion", found.champion.value)):
@@ -182,7 +200,7 @@ def _consistent(found: MetricComparison) -> bool:
     return same(a - b, gap.value) and gap.low <= gap.high
 
 
-def _judge_gap(gate: Gate, applied: AppliedRule, evaluation: EvaluationResult, primary: str) -> tuple[Outcome, str]:
+def _judge_gap(applied: AppliedRule, evaluation: EvaluationResult, primary: str) -> tuple[Outcome, str]:
     """One-sided: the end of the interval on the worse side has to clear the limit, and so has the estimate."""
     found = evaluation.comparisons[primary]
     gap, champion, sign, limit = (
@@ -200,29 +218,41 @@ def _judge_gap(gate: Gate, applied: AppliedRule, evaluation: EvaluationResult, p
     elif best <= limit:
         verdict = Outcome.FAIL
     else:
-        clusters = None if gate.cluster_by is None else evaluation.clusters
-        more = rows_needed(gain, worst, best, limit=limit, rows=evaluation.rows, clusters=clusters)
-        needed = "" if more is None else f" {more.sentence(gate.cluster_by)}"
+        more = rows_needed(gain, worst, best, limit=limit, rows=evaluation.rows, days=holdout_days(evaluation))
+        needed = "" if more is None else f" {more.sentence()}"
     digits = digits_for([gap.value, gap.low, gap.high], apart_from=sign * limit)
-    percent = plain(round(100 * applied.rule.confidence, 9))
     said = (
         f"Challenger's {primary} is {number(found.challenger.value, digits)}, "
-        f"the champion's {number(champion.value, digits)}: {number(gap.value, digits, sign=True)} "
-        f"[{number(gap.low, digits)}, {number(gap.high, digits)}] at {percent} % "
-        f"one-sided confidence; {_meaning(applied.rule, verdict, sign)}{applied.why}{needed}"
+        f"the champion's {number(champion.value, digits)}: {number(gap.value, digits, sign=True)}, "
+        f"{interval_name(applied.rule.confidence)} [{number(gap.low, digits)}, {number(gap.high, digits)}]; "
+        f"{_meaning(applied.rule, verdict, sign, is_worse=best < 0)}{applied.why}{needed}"
     )
     return verdict, said
 
 
-def _meaning(rule: Superiority | NonInferiority, verdict: Outcome, sign: int) -> str:
+def holdout_days(evaluation: EvaluationResult) -> float | None:
+    """Length of the holdout window; None if it cannot be told."""
+    try:
+        start, end = (parse_time(text) for text in evaluation.holdout)
+    except (TypeError, ValueError):
+        return None
+    return (end - start) / timedelta(days=1)
+
+
+def _meaning(rule: Superiority | NonInferiority, verdict: Outcome, sign: int, *, is_worse: bool) -> str:
+    """What the figures say; `is_worse`: all of the interval is on the worse side of 0."""
     better = "higher" if sign > 0 else "lower"
     if isinstance(rule, NonInferiority):
         margin = plain(rule.margin)
         return {
-            Outcome.PASS: f"any loss is smaller than the {margin} tolerated.",
-            Outcome.FAIL: f"a loss of at least the {margin} tolerated ({better} is better).",
+            Outcome.PASS: f"worse, beyond chance, but by less than the {margin} tolerated ({better} is better)."
+            if is_worse
+            else f"any loss is smaller than the {margin} tolerated.",
+            Outcome.FAIL: f"worse, beyond chance, by at least the {margin} tolerated ({better} is better).",
             Outcome.UNDECIDED: f"the loss may be smaller or larger than the {margin} tolerated ({better} is better).",
         }[verdict]
+    if is_worse:
+        return f"worse, beyond chance ({better} is better)."
     if rule.min_effect == 0:
         return {
             Outcome.PASS: f"{better}, beyond chance.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from perennial.domain.evaluation import EvaluationResult, FairnessResult, MetricEstimate
 from perennial.domain.rules.comparison import UNKNOWN, confidence_problem, has_champion
 from perennial.domain.rules.outcome import Outcome, RuleOutcome, all_finite, finite, same
-from perennial.domain.wording import digits_for, number, plain
+from perennial.domain.wording import counted, digits_for, interval_name, more_needed, number, plain
 from perennial.spec.parts import FairnessRule, Gate
 
 
@@ -55,12 +55,9 @@ def _problem(rule: FairnessRule, metric: str, result: FairnessResult | None) -> 
         rule.groups,
     ):
         return Outcome.UNDECIDED, f"The evaluation measured something else than the gap in {asked}. Start a new run."
-    empty = [group.group for group in result.groups if not group.rows > 0]
-    if empty:
-        return (
-            Outcome.FAIL,
-            f"{_listed(empty)} of {rule.column} has no rows in the holdout; a group without rows fails.",
-        )
+    too_few = _too_few(rule, asked, result)
+    if too_few is not None:
+        return too_few
     values = [group.challenger for group in result.groups]
     there = [value for value in values if value is not None and finite(value)]
     gap = result.challenger_gap.value
@@ -68,6 +65,27 @@ def _problem(rule: FairnessRule, metric: str, result: FairnessResult | None) -> 
         return Outcome.UNDECIDED, f"The challenger's gap in {asked} could not be computed."
     if not same(max(there) - min(there), gap):
         return Outcome.UNDECIDED, f"The figures of the gap in {asked} contradict each other; nothing rests on them."
+    return None
+
+
+def _too_few(rule: FairnessRule, asked: str, result: FairnessResult) -> tuple[Outcome, str] | None:
+    """Which group is too small to be judged."""
+    empty = [group.group for group in result.groups if group.rows == 0]
+    if empty:
+        return (
+            Outcome.FAIL,
+            f"{_listed(empty)} of {rule.column} has no rows in the holdout; a group without rows fails.",
+        )
+    small = [group for group in result.groups if not group.rows >= rule.min_rows]
+    if small:
+        counts = ", ".join(
+            f"{group.group} has {counted(group.rows, 'row')}, {more_needed(rule.min_rows - group.rows)}"
+            for group in small
+        )
+        said = f"The gap in {asked} is not judged: min_rows asks for {rule.min_rows:,} rows of each group; {counts}."
+        return Outcome.UNDECIDED, said
+    if result.why_no_interval is not None:
+        return Outcome.UNDECIDED, f"The gap in {asked} is not judged: {result.why_no_interval}."
     return None
 
 
@@ -81,7 +99,8 @@ def _gap(result: FairnessResult, limit: float) -> tuple[Outcome, str]:
         f"Challenger's {result.metric} by {result.column} ({groups}) is {number(gap, digits)} apart; "
         f"gate.fairness allows {plain(limit)}"
     )
-    return (Outcome.PASS, f"{said}.") if gap <= limit else (Outcome.FAIL, f"{said}, which it exceeds.")
+    verdict, end = (Outcome.PASS, "") if gap <= limit else (Outcome.FAIL, ", which it exceeds")
+    return verdict, f"{said}{end} (max_gap is compared with the estimate, not with its interval)."
 
 
 def _increase(gate: Gate, evaluation: EvaluationResult, result: FairnessResult, limit: float) -> tuple[Outcome, str]:
@@ -94,11 +113,13 @@ def _increase(gate: Gate, evaluation: EvaluationResult, result: FairnessResult, 
     before, grown = result.champion_gap or UNKNOWN, result.increase or UNKNOWN
     if not all_finite(before.value, grown.value, grown.low, grown.high):
         return Outcome.UNDECIDED, f"{what} has no champion's with an interval to compare with."
-    return _judge_increase(result.challenger_gap, before, grown, limit, what)
+    return _judge_increase(
+        result.challenger_gap, before, grown, limit=limit, what=what, interval=interval_name(gate.rule.confidence)
+    )
 
 
 def _judge_increase(
-    now: MetricEstimate, before: MetricEstimate, grown: MetricEstimate, limit: float, what: str
+    now: MetricEstimate, before: MetricEstimate, grown: MetricEstimate, *, limit: float, what: str, interval: str
 ) -> tuple[Outcome, str]:
     if now.value is None or before.value is None or grown.value is None or grown.low is None or grown.high is None:
         raise ValueError("an increase that was not computed is not judged")
@@ -107,7 +128,8 @@ def _judge_increase(
     digits = digits_for([grown.value, grown.low, grown.high], apart_from=limit)
     said = (
         f"{what} is {number(now.value, digits)}, the champion's {number(before.value, digits)}: "
-        f"{number(grown.value, digits, sign=True)} [{number(grown.low, digits)}, {number(grown.high, digits)}]"
+        f"{number(grown.value, digits, sign=True)}, {interval} [{number(grown.low, digits)}, "
+        f"{number(grown.high, digits)}]"
     )
     if grown.high <= limit and grown.value <= limit:
         return Outcome.PASS, f"{said}; at most the {plain(limit)} of max_increase."

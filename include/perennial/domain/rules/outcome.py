@@ -13,6 +13,10 @@ SAME_VALUE: Final = 1e-9
 """Figures that should agree may differ by this, relative to the largest and at least 1."""
 
 
+SLICES: Final = "slices"
+"""`RuleOutcome.group` of all outcomes of single slices."""
+
+
 class Outcome(StrEnum):
     """What one rule came to."""
 
@@ -27,9 +31,11 @@ class RuleOutcome:
 
     name: str
     """Of data and model: `rows`, `clusters`, `scores`, `measured`, `quarantine`. Of the comparison: `floor`,
-    `superiority`, `non_inferiority`, `policy`, `evidence`. Of parts: `slices` (all that pass), `slice` (one that does
-    not), `slice_floor`, `fairness_gap`, `fairness_increase`. Of cost: `latency`, `latency_ratio`, `size`, `size_ratio`.
-    Of the past: `tenure`, `promotions_per_week`, `history`."""
+    `superiority`, `non_inferiority`, `policy`, `evidence`. Of parts: `slices` (sums up those that pass), `slice` (each
+    that is judged), `slice_floor`, `fairness_gap`, `fairness_increase`. Of cost: `latency`, `latency_ratio`, `size`,
+    `size_ratio`. Of the past: `tenure`, `promotions_per_week`, `history`."""
+    group: str | None = None
+    """`SLICES`: one of the many outcomes of single slices, which a page may fold up; None: stands for itself."""
     metric: str | None = None
     subject: str | None = None
     """Which part of the data, such as `origin = JFK`; None: all of it."""
@@ -43,6 +49,15 @@ class RuleOutcome:
     n: int | None = None
     """Rows that the outcome rests on; for `clusters` clusters, for `evidence` independent units, for `slices` slices,
     for `promotions_per_week` promotions."""
+    p: float | None = None
+    """Of a `slice` compared with the champion: one-sided p-value of the test that its verdict rests on, of "worse by
+    the margin or more", or for a FAIL of "worse by less". None: not computed, or the rule tests nothing."""
+    p_adjusted: float | None = None
+    """The same after Holm's correction for `tests` tests; the verdict compares this one."""
+    p_limit: float | None = None
+    """Error level that `p_adjusted` has to be at most: 1 less the confidence of the gate's rule."""
+    tests: int | None = None
+    """Slices that were tested together."""
     verdict: Outcome
     sentence: str
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from perennial.domain.evaluation import EvaluationResult
+from perennial.domain.evaluation import UTC_DAY, EvaluationResult
 from perennial.domain.gate_history import GateHistory
 from perennial.domain.rules.comparison import applied_rule, has_champion, is_champion_itself, why_not_comparable
 from perennial.domain.rules.outcome import Outcome, RuleOutcome, direction
-from perennial.domain.sequential import EvidenceState, next_state
-from perennial.domain.wording import counted, duration, moment, number, plain
+from perennial.domain.sequential import EvidenceState, in_use, next_state
+from perennial.domain.wording import counted, digits_for, duration, moment, number, plain
 from perennial.spec.parts import FalsePromotions, Gate
 
 WEEK: Final = timedelta(days=7)
+BEYOND: Final = 1e6
+"""Evidence above it is not told in digits."""
 
 
 def known_past(history: GateHistory) -> Iterator[RuleOutcome]:
@@ -105,8 +107,10 @@ def evidence_state(
     return next_state(
         history.evidence,
         champion=str(digest),
+        reign=history.reign,
         metric=primary,
         limit=applied.limit,
+        unit=evaluation.unit,
         policy=policy,
         as_of=history.as_of,
         units=sorted((label, sign * value) for label, value in units),
@@ -118,44 +122,67 @@ def _lost(history: GateHistory, policy: FalsePromotions | None) -> str:
         return ""
     until = moment(history.lost.as_of + timedelta(days=policy.period_days))
     return (
-        f"{history.lost.problem} How much of the budget of false_promotions is used up is therefore unknown. Bring the "
+        f"{history.lost.problem} How much of the budget of false_promotions is in use is therefore unknown. Bring the "
         f"object back from the bucket's earlier versions or its backup; if it is gone, it is too old to matter from "
         f"{until} on."
     )
 
 
 def enough_evidence(
-    gate: Gate, evaluation: EvaluationResult, policy: FalsePromotions, state: EvidenceState | str
-) -> RuleOutcome:
+    gate: Gate, evaluation: EvaluationResult, history: GateHistory, state: EvidenceState | str
+) -> Iterator[RuleOutcome]:
     """Whether the evidence of all nights against this champion reaches what the budget asks for."""
+    policy = gate.false_promotions
+    if policy is None:
+        return
     if isinstance(state, str):
         first = not has_champion(evaluation)
-        return RuleOutcome(name="evidence", verdict=Outcome.PASS if first else Outcome.UNDECIDED, sentence=state)
-    over = counted(len(state.units), "day" if gate.cluster_by is None else "cluster")
-    over += "" if gate.cluster_by is None else f" of {gate.cluster_by}"
-    said = f"Over {over} against champion version {evaluation.champion_version} the evidence is {_shown(state.e_value)}"
-    bound = f"(at most {plain(round(100 * policy.budget, 9))} % false promotions in any {policy.period_days} days)"
-    asked = f"of the {_shown(state.threshold)} that false_promotions asks for {bound}"
+        yield RuleOutcome(name="evidence", verdict=Outcome.PASS if first else Outcome.UNDECIDED, sentence=state)
+        return
+    noun, where = ("day", "") if state.unit == UTC_DAY else ("cluster", f" of {state.unit}")
+    over = f"Over {counted(len(state.units), noun)}{where} against champion version {evaluation.champion_version}"
     verdict = Outcome.UNDECIDED
+    less, more = sorted((state.e_value, state.threshold))
+    digits = digits_for([less], apart_from=more, least=1)
+    shown, asked = (number(value, digits) for value in (state.e_value, state.threshold))
+    if state.e_value > BEYOND and not state.e_value < state.threshold < math.inf:
+        shown = f"more than {number(BEYOND, 0)}"
     if not math.isfinite(state.threshold):
-        sentence = (
-            f"{said}, and nothing is left of the budget of false_promotions {bound}: earlier champions used it up."
-        )
+        said = f"is {shown}, and no evidence is enough at present"
     elif state.threshold <= state.e_value < math.inf:
-        verdict, sentence = Outcome.PASS, f"{said} {asked}."
+        verdict = Outcome.PASS
+        said = f"is {shown}; {asked} is needed"
     else:
-        sentence = f"{said} {asked}; each new day adds to it, until the champion changes."
-    return RuleOutcome(
+        said = "just misses the" if shown == asked else f"is {shown} of the"
+        said += f" {asked} needed, and each new {noun} counts for or against the challengers"
+    yield RuleOutcome(
         name="evidence",
         metric=state.metric,
         threshold=state.threshold,
         estimate=state.e_value,
         n=len(state.units),
         verdict=verdict,
-        sentence=sentence,
+        sentence=f"{over} the evidence {said}. {_budget(policy, state, history.as_of, asked)}",
     )
 
 
-def _shown(e_value: float) -> str:
-    """Beyond a million nobody counts."""
-    return number(e_value, 1).removesuffix(".0") if e_value < 1e6 else "more than 1,000,000"
+def _budget(policy: FalsePromotions, state: EvidenceState, as_of: datetime, asked: str) -> str:
+    """Where the threshold comes from, and when there is more to spend."""
+    used = in_use(state.stakes[:-1], policy, as_of)
+    budget = f"{_percent(policy.budget)} budget of false_promotions for any {policy.period_days} days"
+    free = ""
+    if used:
+        again = moment(max(stake.until for stake in used) + timedelta(days=policy.period_days))
+        taken = min(math.fsum(stake.level for stake in used), policy.budget)
+        free = f"{_percent(taken)} is in use, and free again after {again}"
+    if state.level == 0:
+        return f"Of the {budget}, {free}."
+    level = plain(float(f"{state.level:.3g}"))
+    return (
+        f"This champion's challengers may use {_percent(state.level)} of the {budget}, which asks for "
+        f"1/{level} = {asked}{'; ' if free else ''}{free}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{plain(float(f'{100 * share:.3g}'))} %"

@@ -9,9 +9,9 @@ from perennial.domain.evaluation import EvaluationResult, SliceResult
 from perennial.domain.metric_names import METRICS
 from perennial.domain.multiplicity import holm
 from perennial.domain.rows_needed import rows_needed
-from perennial.domain.rules.comparison import UNKNOWN, has_champion
-from perennial.domain.rules.outcome import Outcome, RuleOutcome, all_finite, direction, finite, same
-from perennial.domain.wording import counted, digits_for, number, plain
+from perennial.domain.rules.comparison import UNKNOWN, has_champion, holdout_days
+from perennial.domain.rules.outcome import SLICES, Outcome, RuleOutcome, all_finite, direction, finite, same
+from perennial.domain.wording import counted, digits_for, more_needed, number, plain
 from perennial.spec.parts import Gate, SliceRules
 
 Key = tuple[str, str]
@@ -35,7 +35,8 @@ class SlicePolicy:
 def judge_slices(
     gate: Gate, evaluation: EvaluationResult, *, primary: str, columns: Iterable[str]
 ) -> Iterator[RuleOutcome]:
-    """One outcome for all slices that pass, one for each that does not, one for each column with nothing to judge.
+    """One outcome for each judged slice and what is asked of it, one that sums up those that pass, one for each
+    column with nothing to judge.
 
     Args:
         gate: the policy.
@@ -55,10 +56,10 @@ def judge_slices(
     named = dict.fromkeys((*columns, *policy.rules.required, *(part.column for part in evaluation.slices)))
     yield from _missing(policy, found, judged, list(named))
     outcomes = [
-        *(_against_champion(policy, gate, evaluation, judged) if has_champion(evaluation) else ()),
+        *(_against_champion(policy, evaluation, judged) if has_champion(evaluation) else ()),
         *(_floors(policy, judged) if policy.rules.floor is not None else ()),
     ]
-    yield from (outcome for outcome in outcomes if outcome.verdict is not Outcome.PASS)
+    yield from outcomes
     bad = {outcome.subject for outcome in outcomes if outcome.verdict is not Outcome.PASS}
     passed = [part for part in judged if _title(part) not in bad]
     if passed:
@@ -76,9 +77,10 @@ def _missing(
                 continue
             verdict = Outcome.UNDECIDED if rows > 0 else Outcome.FAIL
             has = f"has {counted(rows, 'row')}" if rows > 0 else "has no row in the holdout"
-            sentence = f"{column} = {value}, which gate.slices requires, {has}; {least - rows:,} more are needed."
+            sentence = f"{column} = {value}, which gate.slices requires, {has}; {more_needed(least - rows)}."
             yield RuleOutcome(
                 name="slice",
+                group=SLICES,
                 metric=policy.metric,
                 subject=f"{column} = {value}",
                 n=rows,
@@ -97,19 +99,23 @@ def _missing(
 
 
 def _against_champion(
-    policy: SlicePolicy, gate: Gate, evaluation: EvaluationResult, judged: Sequence[SliceResult]
+    policy: SlicePolicy, evaluation: EvaluationResult, judged: Sequence[SliceResult]
 ) -> Iterator[RuleOutcome]:
     """Holm over all judged slices; one without a usable p-value counts among them, with no evidence."""
     safe = holm({_title(part): _p_value(part.p_safe) for part in judged})
     harm = holm({_title(part): _p_value(part.p_harm) for part in judged})
-    clusters = None if gate.cluster_by is None else evaluation.clusters
     for part in judged:
         title, gap = _title(part), part.difference or UNKNOWN
-        verdict, said = _gap_verdict(policy, part, safe[title], harm[title])
-        if verdict is Outcome.UNDECIDED and all_finite(gap.value, gap.low, gap.high):
-            said += _needed(policy, part, gate.cluster_by, clusters)
+        verdict, said = Outcome.UNDECIDED, _too_little(part)
+        if part.why_no_interval is None:
+            verdict, said = _gap_verdict(policy, part, safe[title], harm[title])
+        if verdict is Outcome.UNDECIDED:
+            said += _needed(policy, part, holdout_days(evaluation))
+        raw, adjusted = (part.p_harm, harm) if verdict is Outcome.FAIL else (part.p_safe, safe)
+        usable = not _p_problem(raw)
         yield RuleOutcome(
             name="slice",
+            group=SLICES,
             metric=policy.metric,
             subject=title,
             threshold=-policy.sign * policy.rules.margin,
@@ -117,6 +123,10 @@ def _against_champion(
             low=gap.low,
             high=gap.high,
             n=part.rows,
+            p=raw if usable else None,
+            p_adjusted=adjusted[title] if usable else None,
+            p_limit=policy.alpha,
+            tests=len(judged),
             verdict=verdict,
             sentence=said,
         )
@@ -145,15 +155,23 @@ def _gap_verdict(policy: SlicePolicy, part: SliceResult, safe: float, harm: floa
     return Outcome.UNDECIDED, f"{said}; a loss of the {plain(margin)} of gate.slices.margin is not ruled out."
 
 
-def _needed(policy: SlicePolicy, part: SliceResult, cluster_by: str | None, clusters: int | None) -> str:
+def _too_little(part: SliceResult) -> str:
+    return (
+        f"{_title(part)} ({counted(part.rows, 'row')}) has {part.why_no_interval}. Use a longer holdout, or raise "
+        f"gate.slices.min_rows so that it is shown and not judged."
+    )
+
+
+def _needed(policy: SlicePolicy, part: SliceResult, days: float | None) -> str:
+    """By the interval before Holm's correction: with it, it takes more."""
     gap = part.difference or UNKNOWN
     if gap.value is None or gap.low is None or gap.high is None:
         return ""
     low, high = sorted((policy.sign * gap.low, policy.sign * gap.high))
-    more = rows_needed(
-        policy.sign * gap.value, low, high, limit=-policy.rules.margin, rows=part.rows, clusters=clusters
-    )
-    return "" if more is None else f" {more.sentence(cluster_by)}"
+    if not all_finite(low, high):
+        return ""
+    more = rows_needed(policy.sign * gap.value, low, high, limit=-policy.rules.margin, rows=part.rows, days=days)
+    return "" if more is None else f" {more.sentence(' of this slice')}"
 
 
 def _floors(policy: SlicePolicy, judged: Sequence[SliceResult]) -> Iterator[RuleOutcome]:
@@ -161,7 +179,9 @@ def _floors(policy: SlicePolicy, judged: Sequence[SliceResult]) -> Iterator[Rule
     side = "at least" if policy.sign > 0 else "at most"
     for part in judged:
         value = part.challenger
-        if floor is None or value is None or policy.metric not in METRICS or not all_finite(value, floor):
+        if part.why_no_interval is not None:
+            verdict, sentence = Outcome.UNDECIDED, _too_little(part)
+        elif floor is None or value is None or policy.metric not in METRICS or not all_finite(value, floor):
             verdict = Outcome.UNDECIDED
             sentence = (
                 f"In {_title(part)}, challenger's {policy.metric} is not available, so its floor cannot be checked."
@@ -175,10 +195,13 @@ def _floors(policy: SlicePolicy, judged: Sequence[SliceResult]) -> Iterator[Rule
             )
         yield RuleOutcome(
             name="slice_floor",
+            group=SLICES,
             metric=policy.metric,
             subject=_title(part),
             threshold=floor,
             estimate=value,
+            low=part.challenger_low,
+            high=part.challenger_high,
             n=part.rows,
             verdict=verdict,
             sentence=sentence,
@@ -189,9 +212,10 @@ def _summary(
     policy: SlicePolicy, evaluation: EvaluationResult, passed: Sequence[SliceResult], judged: Sequence[SliceResult]
 ) -> RuleOutcome:
     """Of those that pass, with the one that came closest to not passing."""
-    asked = []
+    asked, corrected = [], ""
     if has_champion(evaluation):
         asked.append(f"not to be worse by {plain(policy.rules.margin)} or more than the champion")
+        corrected = f", after Holm's correction for {len(judged):,} slices" if len(judged) > 1 else ""
     if policy.rules.floor is not None:
         asked.append(f"to keep the floor of {plain(policy.rules.floor)}")
     what = f"{len(passed):,} of {counted(len(judged), 'slice')}"
@@ -209,7 +233,7 @@ def _summary(
         high=worst.high,
         n=len(passed),
         verdict=Outcome.PASS,
-        sentence=f"{what} {shown}.{left}",
+        sentence=f"{what} {shown}{corrected}.{left}",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from perennial.domain.evaluation import EvaluationResult
 from perennial.domain.gate_history import GateHistory
 from perennial.domain.rules.outcome import Outcome, RuleOutcome, finite
-from perennial.domain.wording import counted
+from perennial.domain.wording import counted, more_needed
 from perennial.spec.parts import Gate
 
 
@@ -22,7 +22,7 @@ def enough_data(gate: Gate, evaluation: EvaluationResult) -> Iterator[RuleOutcom
             verdict, sentence = Outcome.PASS, f"The holdout has {what}; at least {least:,} are asked for."
         else:
             verdict = Outcome.UNDECIDED
-            sentence = f"The holdout has {what}; {least - found:,} more are needed to reach the {least:,} asked for."
+            sentence = f"The holdout has {what}; {more_needed(least - found)} to reach the {least:,} asked for."
         yield RuleOutcome(name=name, threshold=least, estimate=found, n=found, verdict=verdict, sentence=sentence)
 
 
