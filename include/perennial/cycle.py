@@ -182,6 +182,13 @@ def approve(
         )
 
 
+def approved_already(runtime: Runtime, request: RunRequest, decision: DecisionRef) -> ApprovalRef | None:
+    """The Yes on record to this decision, if there is one: an earlier try of the task got it."""
+    from perennial.stages.approve import yes_on_record
+
+    return yes_on_record(runtime.ledger, request, decision)
+
+
 def promote(
     runtime: Runtime,
     spec: ModelSpec,

@@ -80,6 +80,21 @@ def record_answer(
     )
 
 
+def yes_on_record(ledger: Ledger, request: RunRequest, decision: DecisionRef) -> ApprovalRef | None:
+    """The Yes that a person gave to this decision, if that is the newest answer; its time is when it was recorded."""
+    answer = newest_answer(ledger, request, decision)
+    if answer is None or not answer.approved:
+        return None
+    recorded = ledger.append(answer)  # finds it, and where it is
+    return ApprovalRef(
+        ledger_uri=recorded.uri,
+        decision_sha256=decision.sha256,
+        approved=True,
+        by=recorded.entry.actor,
+        at=recorded.entry.recorded_at,
+    )
+
+
 def newest_answer(ledger: Ledger, request: RunRequest, decision: DecisionRef) -> LedgerEntry | None:
     """The answer to this decision that counts, or None."""
     for entry in reversed(ledger.newest(request.model, "approval", count=100)):

@@ -31,8 +31,8 @@ class ApproveOperator(StageOperator, ApprovalOperator):
 
     The answer goes into the ledger before the task ends. If store or registry do not answer then, that is tried for
     minutes, because a retry asks again: only Airflow's own record of the answer says who gave it (what a task keeps for
-    itself, everybody who may clear tasks can write), and the retry cannot read that. Whoever clears the task is asked
-    anew too. The newest answer counts.
+    itself, everybody who may clear tasks can write), and the retry cannot read that. A Yes that is on record is not
+    asked for again; a No is, if somebody clears the task, and the newest answer counts.
 
     `dag.test()` would wait for ever: give it `mark_success_pattern="approve"`. Without an answer on record nothing is
     promoted, so it ends with an error at a challenger that is good enough.
@@ -69,6 +69,8 @@ class ApproveOperator(StageOperator, ApprovalOperator):
             TaskAwaitingInput: waits for the answer; `execute_complete` goes on.
             AirflowSkipException: the decision needs no answer.
         """
+        from perennial import cycle
+
         with airflow_errors():
             run = self.open(context)
             decision = self.given(DecisionRef, self.decision)
@@ -79,6 +81,10 @@ class ApproveOperator(StageOperator, ApprovalOperator):
             if decision.verdict != Verdict.PROMOTE:
                 raise AirflowSkipException(f"nobody is asked: {decision.verdict}: {decision.summary}")
             self._require_one_decision(run, decision)
+            answered = cycle.approved_already(run.runtime, run.request, decision)
+            if answered is not None:
+                self.log.info("approved by %s already; recorded at %s", answered.by, answered.ledger_uri)
+                return answered.to_dict()
             self._word_question(context, run, decision, page)
         return super().execute(context)
 

@@ -190,6 +190,18 @@ def test_task_cleared_after_its_answer_asks_again_and_the_newest_answer_counts(
     assert kinds(asking) == ["decision", "approval", "approval", "promotion"]
 
 
+def test_yes_that_is_on_record_is_not_asked_for_again_by_a_retry(
+    asking: World, questions: list[dict[str, Any]]
+) -> None:
+    run = waiting(asking)
+    given = ApprovalRef.from_dict(run.answered("Approve", "bob"))
+    found = ApprovalRef.from_dict(run.task("approve"))
+    assert (found.ledger_uri, found.by, found.approved) == (given.ledger_uri, "bob", True)
+    assert PromotionRef.from_dict(run.task("promote_if_better")).promoted
+    assert len(questions) == 1
+    assert kinds(asking) == ["decision", "approval", "promotion"]
+
+
 def test_answer_of_somebody_who_may_not_is_refused_and_asked_for_anew(
     asking: World, questions: list[dict[str, Any]]
 ) -> None:
