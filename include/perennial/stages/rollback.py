@@ -46,17 +46,15 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
 
     Raises:
         TerminalError: there is no version to go back to, it is champion already, or it is in quarantine and the
-            request gives no reason.
+            request gives no reason; or the champion was put there by a rollback, and the request names no version.
         NotFoundError, ChampionUnusableError: `request.to` does not exist, or was not registered by Perennial.
         IntegrityError, SmokeTestError: the target's bytes have changed, or it gives no usable predictions.
         FenceError: somebody moved the champion while this was going on; nothing was changed.
     """
-    under_way = door.under_way(spec.name)
     champion = door.settle(spec.name, owner=request.run_id)
     done = _find(door.ledger, request)
     if done is not None:
         return _reference(door.ledger.append(done))
-    _require_one_step(request, under_way, champion)
     plan = _plan(request, champion, door)
     # Before the lock, because it may take seconds, and nothing that it finds can change.
     smoke_test(spec.task, plan.target.model, f"version {plan.target.version} of {spec.name}", registry=door.registry)
@@ -75,16 +73,6 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
     return _reference(recorded)
 
 
-def _require_one_step(request: RollbackRequest, under_way: LedgerEntry | None, champion: str | None) -> None:
-    """Who asks again after a crash, or at the same moment as somebody else, wants to go back once."""
-    if request.to is None and under_way and under_way.kind == "rollback" and under_way.champion_after == champion:
-        raise FenceError(
-            f"{request.model}: run {under_way.run_id} has gone back from {named(under_way.champion_before)} to "
-            f"{named(champion)} just now; what it lacked was completed. Nothing more was changed. To go further back, "
-            f"start another rollback"
-        )
-
-
 def _plan(request: RollbackRequest, champion: str | None, door: ChampionDoor) -> _Plan:
     past = door.ledger.moves(request.model)
     held, digest = quarantined(past), _digest(past, champion, door)
@@ -95,6 +83,7 @@ def _plan(request: RollbackRequest, champion: str | None, door: ChampionDoor) ->
         found = None if version == champion else door.digest(request.model, version)
         # MLflow gives the number of a deleted version to the next one: then it is another model.
         if found is not None and found not in held and known in (None, found):
+            _require_one_step(request, past[-1], champion, version)
             target = door.registry.version(request.model, version)
             return _Plan(removed=champion, target=target, released=None, digest=digest)
     raise TerminalError(
@@ -102,6 +91,16 @@ def _plan(request: RollbackRequest, champion: str | None, door: ChampionDoor) ->
         f"registered by Perennial and was not itself taken back. Versions there are: {_there(request, door)}. Nothing "
         f"was changed; name one: perennial rollback {request.model} --to VERSION --reason TEXT"
     )
+
+
+def _require_one_step(request: RollbackRequest, last: LedgerEntry, champion: str | None, further: str) -> None:
+    """Two who are called at 3 a.m. mean the same step back; so does who asks again after a crash."""
+    if (last.kind, last.champion_after) == ("rollback", champion):
+        raise TerminalError(
+            f"{request.model}: {named(champion)} was put back by a rollback already ({format_time(last.recorded_at)}: "
+            f"{last.summary}) Nothing more was changed. To go further back, name the version: perennial rollback "
+            f"{request.model} --to {further} --reason TEXT, or the form's field in Airflow"
+        )
 
 
 def _named_target(

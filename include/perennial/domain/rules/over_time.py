@@ -91,7 +91,7 @@ def evidence_state(
     comparable = why_not_comparable(gate, evaluation, primary) is None and isinstance(digest, str)
     numbers = all(math.isfinite(value) for _, value in units) and len({label for label, _ in units}) == len(units)
     obstacles = (
-        (not has_champion(evaluation), "There is no champion yet that could be replaced by mistake."),
+        (not has_champion(evaluation), "There is no champion that could be replaced by mistake."),
         (is_champion_itself(evaluation), "The challenger is the champion itself, which is no evidence."),
         (history.lost is not None, _lost(history, policy)),
         (not enough, "The holdout is too small, so it adds no evidence; its days count once there is enough of it."),
