@@ -22,6 +22,7 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+from diabetes.publisher import publish
 from perennial.addresses import retrain_dag_id
 from perennial.champion_door import anchors
 from perennial.runtime import Runtime, build_runtime
@@ -85,6 +86,15 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     finally:
         for stack in stacks:
             process.stop(stack.home.root, grace_s=5)
+
+
+LENIENT = {
+    "rule": {"kind": "non_inferiority", "margin": 1000.0},
+    "floors": {"r2": -1000.0},
+    "min_rows": 80,
+    "cluster_by": "visit_date",
+}
+"""A gate for the diabetes example's twins that promotes nearly everything."""
 
 
 class UnhurriedApi(AirflowApi):
@@ -214,6 +224,15 @@ def world(make_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFac
     stack.airflow = UnhurriedApi(stack.airflow_url, stack.home.logs / "airflow-scheduler.log")
     stack.up()
     return World(stack, mine, kills)
+
+
+@pytest.fixture(scope="module")
+def landed(world: World) -> None:
+    """The diabetes example's first six weeks, in the landing zone that its twins share."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in world.stack.environment.items():
+            patch.setenv(key, value)
+        publish(range(1, 7))
 
 
 @pytest.fixture(autouse=True)

@@ -8,23 +8,14 @@ from typing import Any
 
 import pytest
 
-from diabetes.publisher import publish
 from perennial_demo.airflow_api import Question
 from perennial_demo.errors import AirflowApiError
 from tests.system.conftest import World
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.usefixtures("landed")]
 AS_OF = datetime(2013, 2, 18, 3, tzinfo=UTC).isoformat()
 SOMEBODY = "Anonymous"
 """Whom SimpleAuthManager takes everybody for who comes without a login, where all are administrators."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def landed(world: World) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in world.stack.environment.items():
-            patch.setenv(key, value)
-        publish(range(1, 7))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,16 +18,15 @@ import boto3
 import pandas as pd
 import pytest
 
-from diabetes.publisher import publish
 from perennial.adapters.s3 import S3Store
 from perennial.addresses import rollback_dag_id
 from perennial.champion_door import anchors
 from perennial_demo import process
-from tests.system.conftest import World
+from tests.system.conftest import LENIENT, World
 from tests.unit.core.world import LANDING, day_frame
 from tests.unit.core.world import World as Toy
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.usefixtures("landed")]
 AS_OF = datetime(2013, 2, 18, 3, tzinfo=UTC).isoformat()
 STAGES = {
     "snapshot_data": "snapshot",
@@ -37,21 +36,6 @@ STAGES = {
     "decide": "decide",
     "promote_if_better": "promote",
 }
-LENIENT = {
-    "rule": {"kind": "non_inferiority", "margin": 1000.0},
-    "floors": {"r2": -1000.0},
-    "min_rows": 80,
-    "cluster_by": "visit_date",
-}
-"""Promotes nearly everything."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def landed(world: World) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in world.stack.environment.items():
-            patch.setenv(key, value)
-        publish(range(1, 7))
 
 
 def assert_one_promotion(world: World, model: str, run_id: str) -> None:

@@ -9,27 +9,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from diabetes.publisher import publish
-from tests.system.conftest import World
+from tests.system.conftest import LENIENT, World
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.usefixtures("landed")]
 AS_OF = datetime(2013, 2, 18, 3, tzinfo=UTC).isoformat()
 MODEL = "taken_back"
-LENIENT = {
-    "rule": {"kind": "non_inferiority", "margin": 1000.0},
-    "floors": {"r2": -1000.0},
-    "min_rows": 80,
-    "cluster_by": "visit_date",
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def landed(world: World) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in world.stack.environment.items():
-            patch.setenv(key, value)
-        publish(range(1, 7))
 
 
 def test_rollback_puts_the_version_before_back_and_what_it_removed_is_not_promoted_again(
