@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow.fs as arrow_fs
 
     from perennial.domain.references import ModelRef
+    from perennial.domain.signature import InputColumn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,22 @@ class LoadedModel:
     """Rows of features that were logged with it; None if there are none."""
     size_bytes: int
     """Of all its files."""
+    columns: tuple[InputColumn, ...] = ()
+    """Of the logged signature, in its order; empty if it has none, or none with names."""
+    method: str = "predict"
+    """Of the estimator: what a caller of the model gets, `predict` or `predict_proba`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecords:
+    """What the registry holds of a model's files, beside the files; needed to open a copy of them later."""
+
+    files: str | None
+    """See `perennial.domain.artifact.record_of`."""
+    trusted_types: str | None
+    """JSON list of the types that skops may load."""
+    digest_on_record: bool
+    """Whether the registry vouches for the digest, which files other than skops' need."""
 
 
 class ModelRegistry(Protocol):
@@ -116,6 +133,22 @@ class ModelRegistry(Protocol):
             IntegrityError: a file is changed, missing or added (says which, with both digests); or it is a pickle
                 whose digest the registry does not have on record.
             NotFoundError: there is no such model.
+        """
+        ...
+
+    def fetch(self, model: ModelRef, folder: Path) -> ModelRecords:
+        """Download the model's files into the folder, which exists and is empty. They are not compared with anything.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        ...
+
+    def open_fetched(self, model: ModelRef, folder: Path, records: ModelRecords) -> LoadedModel:
+        """`open_model` of files that were fetched before; the server need not answer.
+
+        Raises:
+            IntegrityError: as `open_model`.
         """
         ...
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ DEMO_ENVIRONMENT_FILE: Final = "environment"
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
 
 _SPECS: Final = "PERENNIAL_SPECS"
+_SCORING: Final = "PERENNIAL_SCORING_"
 _GROUPS: Final = (("AWS_",), ("MLFLOW_TRACKING_", "MLFLOW_REGISTRY_"))
 """Prefixes of variables that come from one place together."""
 _PREFIXES: Final = tuple(prefix for group in _GROUPS for prefix in group)
@@ -44,6 +45,8 @@ class Settings:
     s3_endpoint: str | None
     mlflow_tracking_uri: str
     airflow_url: str
+    scoring: Mapping[str, str] = field(default_factory=dict)
+    """`PERENNIAL_SCORING_*`, for `perennial serve`."""
 
     @property
     def import_roots(self) -> tuple[Path, Path]:
@@ -72,6 +75,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         s3_endpoint=values.get("AWS_ENDPOINT_URL_S3") or values.get("AWS_ENDPOINT_URL") or None,
         mlflow_tracking_uri=values.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000",
         airflow_url=(values.get("PERENNIAL_AIRFLOW_URL") or "http://127.0.0.1:8080").rstrip("/"),
+        scoring={key: value for key, value in values.items() if key.startswith(_SCORING)},
     )
 
 

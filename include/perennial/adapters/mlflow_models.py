@@ -18,9 +18,12 @@ import mlflow.pyfunc
 import mlflow.sklearn
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
+from mlflow.types import DataType
+from mlflow.types.schema import AnyType
 
 from perennial.domain.artifact import ArtifactFile, check_files, size_of_artifact
 from perennial.domain.references import ModelRef
+from perennial.domain.signature import ColumnType, InputColumn
 from perennial.errors import IntegrityError, TerminalError
 from perennial.ports import FittedTraining, LoadedModel
 
@@ -88,10 +91,32 @@ def open_folder(
     found = files_in(folder)
     check_files(model, found, files_record)
     described = Model.load(str(folder))
-    estimator = _read(model, folder, described, types_record, is_on_record)
+    # Before the example is read, which may take the signature away.
+    columns, method = _columns(described), described.flavors.get(mlflow.pyfunc.FLAVOR_NAME, {}).get("predict_fn")
+    sklearn = mlflow.sklearn.FLAVOR_NAME in described.flavors
     return LoadedModel(
-        estimator=estimator, input_example=_input_example(described, folder), size_bytes=size_of_artifact(found)
+        estimator=_read(model, folder, described, types_record, is_on_record),
+        input_example=_input_example(described, folder),
+        size_bytes=size_of_artifact(found),
+        columns=columns,
+        method=str(method) if sklearn and method else "predict",
     )
+
+
+def _columns(described: Model) -> tuple[InputColumn, ...]:
+    schema = described.get_input_schema()
+    if schema is None or schema.is_tensor_spec() or not schema.has_input_names():
+        return ()
+    return tuple(
+        InputColumn(name=str(column.name), type=_type_name(column.type), required=bool(column.required))
+        for column in schema.inputs
+    )
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, AnyType):
+        return ColumnType.ANY.value
+    return str(kind.name) if isinstance(kind, DataType) else repr(kind)
 
 
 def _read(

@@ -45,7 +45,7 @@ from perennial.adapters.mlflow_tags import (
 from perennial.domain.artifact import digest_of_artifact, record_of
 from perennial.domain.references import ModelRef
 from perennial.errors import NotFoundError
-from perennial.ports import FittedTraining, LoadedModel, RegisteredVersion
+from perennial.ports import FittedTraining, LoadedModel, ModelRecords, RegisteredVersion
 
 CHAMPION_ALIAS: Final = "champion"
 # MLflow's defaults retry for minutes; a task that is retried by Airflow gives up sooner and says why.
@@ -139,11 +139,7 @@ class MlflowRegistry:
     def open_model(self, model: ModelRef) -> LoadedModel:
         """Download, compare the files, then deserialise."""
         with tempfile.TemporaryDirectory(prefix="perennial-load-") as folder:
-            with mlflow_answers(f"download {model.model_uri}"):
-                # By location: MLflow resolves a models:/ uri against the process's global server, not this client's.
-                logged = self._client.get_logged_model(model.model_uri.removeprefix("models:/"))
-                files = get_artifact_repository(logged.artifact_location, tracking_uri=self._uri)
-                files.download_artifacts("", dst_path=folder)
+            logged = self._download(model, Path(folder))
             return open_folder(
                 model,
                 Path(folder),
@@ -151,6 +147,33 @@ class MlflowRegistry:
                 types_record=logged.tags.get(TRUSTED_TYPES),
                 is_on_record=lambda: self._is_on_record(logged, model.digest),
             )
+
+    def fetch(self, model: ModelRef, folder: Path) -> ModelRecords:
+        """Files, and the tags of the logged model that go with them."""
+        logged = self._download(model, folder)
+        return ModelRecords(
+            files=logged.tags.get(FILES),
+            trusted_types=logged.tags.get(TRUSTED_TYPES),
+            digest_on_record=self._is_on_record(logged, model.digest),
+        )
+
+    def open_fetched(self, model: ModelRef, folder: Path, records: ModelRecords) -> LoadedModel:
+        """Compare the files, then deserialise."""
+        return open_folder(
+            model,
+            folder,
+            files_record=records.files,
+            types_record=records.trusted_types,
+            is_on_record=lambda: records.digest_on_record,
+        )
+
+    def _download(self, model: ModelRef, folder: Path) -> LoggedModel:
+        with mlflow_answers(f"download {model.model_uri}"):
+            # By location: MLflow resolves a models:/ uri against the process's global server, not this client's.
+            logged = self._client.get_logged_model(model.model_uri.removeprefix("models:/"))
+            files = get_artifact_repository(logged.artifact_location, tracking_uri=self._uri)
+            files.download_artifacts("", dst_path=str(folder))
+        return logged
 
     def _is_on_record(self, logged: LoggedModel, digest: str) -> bool:
         """Whether the model's run, or any registered version, carries the digest."""

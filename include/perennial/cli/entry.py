@@ -18,6 +18,7 @@ from perennial.cli.check import check_specs
 from perennial.cli.history import show_history
 from perennial.cli.rollback import roll_back
 from perennial.cli.run import run_once
+from perennial.cli.serve import serve_models
 from perennial.cli.terminal import EXIT_FAILED, print_json
 from perennial.domain.times import parse_time
 from perennial.errors import (
@@ -118,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument(
         "--reason", default="", help="kept in the ledger; going back to a quarantined version needs one"
     )
+    _add_serve(
+        add(
+            "serve",
+            serve_models,
+            "Serve champions over HTTP, as MLflow's scoring server does.",
+            example="flights_delay --port 8000",
+            model=False,
+        )
+    )
     return parser
 
 
@@ -133,6 +143,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--break-glass", default="", metavar="REASON", help="promote against the gate, on record, if the spec lets you"
     )
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("models", nargs="*", metavar="MODEL", help="default: all that are deployed to the service")
+    serve.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="default: PERENNIAL_SCORING_PORT, else 8000; 0: any free one")
+    serve.add_argument("--default", metavar="MODEL", help="whom POST /invocations asks, if there are several")
 
 
 def _moment(text: str) -> datetime:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
 from perennial.errors import SpecError, SpecProblem, UnknownModelError
+from perennial.spec.fields import format_duration
 from perennial.spec.model import ModelSpec
 
 SUFFIXES: Final = (".yaml", ".yml")
@@ -123,8 +126,16 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Perennial model spec",
-        **ModelSpec.model_json_schema(),
+        **ModelSpec.model_json_schema(schema_generator=_SpecSchema),
     }
+
+
+class _SpecSchema(GenerateJsonSchema):
+    """Writes a default duration as a spec does: `PT10M`, pydantic's way, would not pass the field's own pattern."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """As JSON."""
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 def _misnamed(path: Path, name: str) -> list[SpecProblem]:

@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from perennial.domain.metric_names import METRICS, Task, metrics_for
-from perennial.spec.fields import Name, SpecPart
-from perennial.spec.parts import Approval, Data, Evaluation, Gate, ScoringService, Training, Triggers, Validation
+from perennial.spec.deployment import ScoringService
+from perennial.spec.fields import Name, SpecPart, format_duration
+from perennial.spec.parts import Approval, Data, Evaluation, Gate, Training, Triggers, Validation
 
 
 class ModelSpec(SpecPart):
@@ -71,4 +72,23 @@ class ModelSpec(SpecPart):
                 raise ValueError(f"gate.fairness: {rule.column} is not among evaluation.slices ({shown})")
             if rule.metric is not None and rule.metric not in metrics:
                 raise ValueError(f"gate.fairness: {rule.metric} not measured; evaluation measures {', '.join(metrics)}")
+        return self
+
+    @model_validator(mode="after")
+    def _deployment_fits_the_data(self) -> ModelSpec:
+        if self.deployment is None:
+            return self
+        excluded = self.deployment.log.exclude if self.deployment.log is not None else ()
+        unknown = [column for column in excluded if column not in self.data.feature_columns]
+        if unknown:  # a slip of the pen here would write what must not be written
+            allowed = ", ".join(self.data.feature_columns)
+            raise ValueError(f"deployment.log.exclude: {', '.join(unknown)} not among data.feature_columns ({allowed})")
+        delay = self.data.label_delay
+        for name, rollout in self.deployment.rollouts.items():
+            longest = rollout.every + rollout.max_extend
+            if rollout.guardrails.performance_loss is not None and delay >= longest:
+                raise ValueError(
+                    f"deployment.{name}.guardrails.performance_loss: labels come {format_duration(delay)} later "
+                    f"(data.label_delay), and a step ends after {format_duration(longest)} (every + max_extend)"
+                )
         return self

@@ -247,12 +247,6 @@ class Approval(SpecPart):
         return value
 
 
-class ScoringService(SpecPart):
-    """The champion is served by Perennial's own scoring service. Checked; nothing acts on it so far."""
-
-    kind: Literal["scoring_service"]
-
-
 class DriftTrigger(SpecPart):
     """How often drift alerts may start a run. Checked; nothing acts on it so far."""
 

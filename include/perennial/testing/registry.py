@@ -6,15 +6,21 @@ import pickle
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from perennial.domain.artifact import ArtifactFile, check_files, digest_of_artifact, record_of, size_of_artifact
 from perennial.domain.references import ModelRef
+from perennial.domain.signature import ColumnType, InputColumn
 from perennial.errors import ChampionUnusableError, NotFoundError
-from perennial.ports import FittedTraining, LoadedModel, RegisteredVersion
+from perennial.ports import FittedTraining, LoadedModel, ModelRecords, RegisteredVersion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODEL_FILE: Final = "model.pkl"
 _EXAMPLE_FILE: Final = "input_example.pkl"
+_TASK_FILE: Final = "task"
 _LOCK: Final = threading.Lock()  # of the module, so that a registry can be copied
 
 
@@ -57,6 +63,7 @@ class MemoryRegistry:
             "MLmodel": f"model_id: m-{number}".encode(),  # as MLflow: two trainings never have the same digest
             MODEL_FILE: pickle.dumps(training.estimator),
             _EXAMPLE_FILE: pickle.dumps(training.input_example),
+            _TASK_FILE: training.task.encode(),
         }
         files = {path: ArtifactFile.of(content) for path, content in self.files[uri].items()}
         self._records[uri] = record_of(files)
@@ -78,16 +85,24 @@ class MemoryRegistry:
 
     def open_model(self, model: ModelRef) -> LoadedModel:
         """The model, if its bytes are the recorded ones."""
+        return _opened(model, self._contents(model), self._records[model.model_uri])
+
+    def fetch(self, model: ModelRef, folder: Path) -> ModelRecords:
+        """Write its files out."""
+        for path, content in self._contents(model).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return ModelRecords(files=self._records[model.model_uri], trusted_types=None, digest_on_record=True)
+
+    def open_fetched(self, model: ModelRef, folder: Path, records: ModelRecords) -> LoadedModel:
+        """The model, if the folder's bytes are the recorded ones."""
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return _opened(model, {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, records.files)
+
+    def _contents(self, model: ModelRef) -> dict[str, bytes]:
         if model.model_uri not in self.files:
             raise NotFoundError(f"no model {model.model_uri}")
-        contents = self.files[model.model_uri]
-        found = {path: ArtifactFile.of(content) for path, content in contents.items()}
-        check_files(model, found, self._records[model.model_uri])
-        return LoadedModel(
-            estimator=pickle.loads(contents[MODEL_FILE]),  # noqa: S301 - this process pickled it
-            input_example=pickle.loads(contents[_EXAMPLE_FILE]),  # noqa: S301 - as above
-            size_bytes=size_of_artifact(found),
-        )
+        return self.files[model.model_uri]
 
     def corrupt(self, model_uri: str) -> None:
         """Add a byte to the stored estimator, for tests."""
@@ -169,3 +184,37 @@ class MemoryRegistry:
     def run_url(self, run_id: str) -> str:
         """A made-up page."""
         return f"memory://runs/{run_id}"
+
+
+def _opened(model: ModelRef, contents: Mapping[str, bytes], record: str | None) -> LoadedModel:
+    found = {path: ArtifactFile.of(content) for path, content in contents.items()}
+    check_files(model, found, record)
+    example = pickle.loads(contents[_EXAMPLE_FILE])  # noqa: S301 - this process pickled it
+    return LoadedModel(
+        estimator=pickle.loads(contents[MODEL_FILE]),  # noqa: S301 - as above
+        input_example=example,
+        size_bytes=size_of_artifact(found),
+        columns=tuple(_column(str(name), example[name]) for name in example.columns),
+        method="predict" if contents[_TASK_FILE] == b"regression" else "predict_proba",
+    )
+
+
+def _column(name: str, values: pd.Series) -> InputColumn:
+    """As MLflow infers it."""
+    import pandas as pd
+
+    kind = values.dtype
+    types = pd.api.types
+    if values.isna().all() and not types.is_numeric_dtype(kind):
+        return InputColumn(name=name, type=ColumnType.ANY, required=False)
+    if types.is_bool_dtype(kind):
+        found = ColumnType.BOOLEAN
+    elif types.is_integer_dtype(kind):
+        found = ColumnType.INTEGER if getattr(kind, "itemsize", 8) <= 4 else ColumnType.LONG
+    elif types.is_float_dtype(kind):
+        found = ColumnType.FLOAT if getattr(kind, "itemsize", 8) <= 4 else ColumnType.DOUBLE
+    elif types.is_datetime64_any_dtype(kind):
+        found = ColumnType.DATETIME
+    else:
+        found = ColumnType.STRING
+    return InputColumn(name=name, type=found, required=not values.isna().any())

@@ -33,7 +33,8 @@ class RuleOutcome:
     """Of data and model: `rows`, `clusters`, `scores`, `measured`, `quarantine`. Of the comparison: `floor`,
     `superiority`, `non_inferiority`, `policy`, `evidence`. Of parts: `slices` (sums up those that pass), `slice` (each
     that is judged), `slice_floor`, `fairness_gap`, `fairness_increase`. Of cost: `latency`, `latency_ratio`, `size`,
-    `size_ratio`. Of the past: `tenure`, `promotions_per_week`, `history`."""
+    `size_ratio`. Of the past: `tenure`, `promotions_per_week`, `history`. Of a canary:
+    the guardrails' fields in the spec."""
     group: str | None = None
     """`SLICES`: one of the many outcomes of single slices, which a page may fold up; None: stands for itself."""
     metric: str | None = None

@@ -1,0 +1,162 @@
+"""Where predictions and labels lie in the store, and how to read them back.
+
+    predictions/<model>/day=<UTC day of the request>/version=<version>/<replica>-<number>-<id>.parquet
+    labels/<model>/day=<UTC day the label came>/<time>-<id>.parquet
+
+The scoring service writes them: what the columns mean is said in `perennial.serving.prediction_log` and
+`perennial.serving.labels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from perennial.domain.times import Interval
+from perennial.ports import ObjectStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+PARQUET_TYPE: Final = "application/vnd.apache.parquet"
+SUFFIX: Final = ".parquet"
+OWN_COLUMNS: Final = ("request_id", "row", "at", "model_version", "role", "latency_ms", "error", "prediction")
+"""Of the prediction log. All others are features."""
+_KEYS: Final = ["request_id", "row"]
+_TAKEN: Final = frozenset({*OWN_COLUMNS, "label", "labelled_at"})
+
+
+def feature_column(name: str) -> str:
+    """The log's column of a feature: its own name, unless that means something else there or beside its label."""
+    return f"feature_{name}" if name in _TAKEN else name
+
+
+def predictions_path(model: str, at: datetime, version: str) -> str:
+    """Below the store's root: the folder of the requests of one UTC day to one version."""
+    return f"predictions/{model}/day={at.astimezone(UTC):%Y-%m-%d}/version={version}/"
+
+
+def labels_path(model: str, at: datetime) -> str:
+    """Below the store's root: the folder of the labels that came on one UTC day."""
+    return f"labels/{model}/day={at.astimezone(UTC):%Y-%m-%d}/"
+
+
+def log_schema() -> pa.Schema:
+    """Of `OWN_COLUMNS` but for the prediction, whose type is the model's."""
+    import pyarrow as pa
+
+    types = (pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.string(), pa.string(), pa.float64(), pa.string())
+    return pa.schema(list(zip(OWN_COLUMNS[:-1], types, strict=True)))
+
+
+def labels_schema() -> pa.Schema:
+    """Of labels; the label itself may also be text."""
+    import pyarrow as pa
+
+    received_at = ("received_at", pa.timestamp("us", "UTC"))
+    return pa.schema([("request_id", pa.string()), ("row", pa.int32()), ("label", pa.float64()), received_at])
+
+
+def read_predictions(
+    store: ObjectStore, root: str, model: str, during: Interval, *, version: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Rows that a version was asked for within [start, end) of `at`, in no order; empty if there are none.
+
+    Args:
+        store: where they lie.
+        root: `s3://bucket/prefix`.
+        model: the spec's name.
+        during: by the requests' time.
+        version: the registry's.
+        columns: of the log; None: all. One that a file lacks is null there.
+    """
+    folders = (f"{root}/{predictions_path(model, day, version)}" for day in _days(during))
+    return _read(store, folders, "at", during, log_schema(), columns)
+
+
+def read_labels(store: ObjectStore, root: str, model: str, during: Interval) -> pd.DataFrame:
+    """Labels that came within [start, end), in no order; empty if there are none."""
+    folders = (f"{root}/{labels_path(model, day)}" for day in _days(during))
+    return _read(store, folders, "received_at", during, labels_schema(), None)
+
+
+def joined(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The predictions whose label has come, with the columns `label` and `labelled_at`; in the predictions' order.
+
+    A request that several models scored (a shadow, besides the one that answered) is there once for each of them. A
+    request id that a client used twice names two requests: both get the label.
+
+    Args:
+        predictions: rows of the prediction log, with `request_id` and `row` and any other columns.
+        labels: `request_id`, `row`, `label`, `received_at`. Of several for one row the last received counts; of
+            several received at the same time, which are of one body, the last in the body.
+    """
+    last = labels.sort_values("received_at", kind="stable").drop_duplicates(_KEYS, keep="last")
+    return predictions.merge(last.rename(columns={"received_at": "labelled_at"}), on=_KEYS, how="inner", validate="m:1")
+
+
+def _days(during: Interval) -> Iterator[datetime]:
+    day = during.start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    while day < during.end:
+        yield day
+        day += timedelta(days=1)
+
+
+def _read(
+    store: ObjectStore,
+    folders: Iterator[str],
+    time: str,
+    during: Interval,
+    schema: pa.Schema,
+    columns: Sequence[str] | None,
+) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    asked = None if columns is None else list(dict.fromkeys([time, *columns]))
+    tables = []
+    for info in (info for folder in folders for info in store.list(folder)):
+        # What was written before the stretch began holds nothing of it; clocks may be a minute apart.
+        if info.uri.endswith(SUFFIX) and info.modified >= during.start - timedelta(minutes=1):
+            with pq.ParquetFile(pa.BufferReader(store.read(info.uri))) as file:
+                there = None if asked is None else [name for name in asked if name in file.schema_arrow.names]
+                table = file.read(columns=there)
+            kept = pc.and_(pc.greater_equal(table[time], during.start), pc.less(table[time], during.end))
+            tables.append(table.filter(kept))
+    frame: pd.DataFrame = _together(tables or [schema.empty_table()]).to_pandas()
+    return frame if columns is None else frame.reindex(columns=list(columns))
+
+
+def _together(tables: list[pa.Table]) -> pa.Table:
+    """One table. A column whose types do not fit together (a feature of mixed types) becomes text."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.concat_tables([_as_texts(table, _clashing(tables)) for table in tables], promote_options="permissive")
+
+
+def _clashing(tables: list[pa.Table]) -> set[str]:
+    import pyarrow as pa
+
+    clashing = set()
+    for name in {name for table in tables for name in table.column_names}:
+        fields = [pa.schema([table.schema.field(name)]) for table in tables if name in table.column_names]
+        try:
+            pa.unify_schemas(fields, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            clashing.add(name)
+    return clashing
+
+
+def _as_texts(table: pa.Table, names: set[str]) -> pa.Table:
+    import pyarrow as pa
+
+    for name in names & set(table.column_names):
+        texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+        table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+    return table

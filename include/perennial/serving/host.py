@@ -1,0 +1,311 @@
+"""Which versions are in service, and how one takes over from another without a request noticing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from perennial.domain.times import format_time
+from perennial.domain.traffic import Role, TrafficPlan, role_for
+from perennial.ports import Clock, RegisteredVersion
+from perennial.serving.batcher import Batcher
+from perennial.serving.metrics import Metrics, VersionMetrics
+from perennial.serving.scorer import Scorer
+from perennial.serving.settings import ServingSettings
+from perennial.serving.watcher import Sighting, Watcher
+
+log = logging.getLogger(__name__)
+_LONGEST_BACK_OFF_S: Final = 60.0
+_LOAD_TIMEOUT_S: Final = 120.0
+"""A version that takes longer to load and warm up counts as hanging; it is not tried again by this process."""
+_PATIENCE_S: Final = 3.0
+"""At start: a registry that has not answered by then is not waited for, if what served last is on the disk."""
+_Result = TypeVar("_Result")
+
+
+@dataclass(slots=True, eq=False)
+class Deployed:
+    """One version in service."""
+
+    scorer: Scorer
+    batcher: Batcher
+    since: datetime
+    metrics: Mapping[Role, VersionMetrics]
+
+    @property
+    def version(self) -> str:
+        """In the registry."""
+        return self.scorer.version
+
+    def is_of(self, version: RegisteredVersion) -> bool:
+        """Whether it is this very version."""
+        return self.version == version.version and self.scorer.digest == version.model.digest
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "version": self.version,
+            "digest": self.scorer.digest,
+            "since": format_time(self.since),
+            "hangs": self.batcher.hangs,
+        }
+
+
+@dataclass(slots=True)
+class _Failure:
+    why: str
+    tries: int
+    again_at: float
+    """Of `time.monotonic`."""
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    """One model's versions in service."""
+
+    name: str
+    champion: Deployed | None = None
+    challenger: Deployed | None = None
+    plan: TrafficPlan | None = None
+    problem: str = ""
+    """Why what should be served is not; empty if it is."""
+    looked: bool = False
+    """Whether the first look is over."""
+    failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
+    """By version and digest."""
+
+    def role(self, key: str, now: datetime) -> Role:
+        """What the challenger in service is to a request with this key."""
+        if self.challenger is None or self.plan is None or self.challenger.version != self.plan.challenger:
+            return Role.CHAMPION
+        return role_for(self.plan, key, now)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plan = self.plan
+        return {
+            "model": self.name,
+            "champion": None if self.champion is None else self.champion.to_dict(),
+            "challenger": None
+            if self.challenger is None or plan is None
+            else {**self.challenger.to_dict(), "role": plan.role, "share": plan.share, "plan_id": plan.plan_id},
+            "problem": self.problem or None,
+        }
+
+
+class ModelHost:
+    """Keeps each model's champion in service, and its challenger while a live traffic plan names one.
+
+    Each poll interval it looks at the alias and the plan. A new version is loaded and warmed up beside the old one,
+    then takes its place between two requests; the old one scores what it was given, and is dropped. One that cannot be
+    loaded changes nothing: the last good one stays, `problem` says why, and it is tried again after 1, 2, 4 ... 60 s.
+    """
+
+    def __init__(
+        self, names: Sequence[str], watcher: Watcher, settings: ServingSettings, clock: Clock, metrics: Metrics
+    ) -> None:
+        self.models = {name: ServedModel(name) for name in names}
+        self.draining = False
+        """Whether the replica is on its way out."""
+        self.clock = clock
+        self.settings = settings
+        self.metrics = metrics
+        self._watcher = watcher
+        self._tasks: list[asyncio.Task[None]] = []
+        for served in self.models.values():
+            metrics.watch_queue(served.name, partial(_waiting_rows, served))
+
+    async def start(self) -> None:
+        """Begin to look; returns at once."""
+        for served in self.models.values():
+            self._tasks.append(asyncio.create_task(self._watch(served), name=f"watch-{served.name}"))
+
+    async def close(self) -> None:
+        """Look no more, and let what was submitted be scored."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for served in self.models.values():
+            for deployed in (served.champion, served.challenger):
+                if deployed is not None:
+                    deployed.batcher.close()
+
+    def unhealthy(self) -> str:
+        """Why this replica should get no requests; empty if it should.
+
+        One of many models that cannot be loaded is no reason: each replica would have the same trouble.
+        """
+        if self.draining:
+            return "the replica is shutting down"
+        models = self.models.values()
+        hanging = [model.name for model in models if model.champion is not None and model.champion.batcher.hangs]
+        if hanging:
+            return f"the champion of {', '.join(hanging)} hangs; restart the replica"
+        if not all(model.looked or model.champion for model in models):
+            return "models are being loaded"
+        if not any(model.champion for model in models):
+            return "; ".join(f"{model.name}: {model.problem}" for model in models)
+        return ""
+
+    async def _watch(self, served: ServedModel) -> None:
+        while True:
+            try:
+                await self.refresh(served)
+            except Exception:  # whatever it is, the next look must come
+                log.exception("%s: looking for its champion failed", served.name)
+            served.looked = True
+            await asyncio.sleep(self.settings.poll_interval_s)
+
+    async def refresh(self, served: ServedModel) -> None:
+        """Look once, and bring about what is seen."""
+        look = asyncio.ensure_future(in_daemon(lambda: self._watcher.look(served.name, served.plan)))
+        if served.champion is None and not (await asyncio.wait((look,), timeout=_PATIENCE_S))[0]:
+            await self._fall_back(served)
+        seen: Sighting = await look
+        if seen.champion is not None:
+            await self._install_champion(served, seen.champion)
+        if served.champion is None:
+            await self._fall_back(served)
+        await self._install_challenger(served, seen)
+        served.problem = _problem(served, seen)
+
+    async def _install_champion(self, served: ServedModel, version: RegisteredVersion) -> None:
+        if served.champion is not None and served.champion.is_of(version):
+            return
+        if served.challenger is not None and served.challenger.is_of(version):
+            new: Deployed | None = served.challenger
+        else:
+            new = await self._deploy(served, version)
+        if new is None:
+            return
+        old, served.champion = served.champion, new
+        if served.challenger is new:
+            served.challenger, served.plan = None, None
+        new.since = self.clock.now()
+        log.info("%s: version %s serves, after %s", served.name, new.version, old.version if old else "none")
+        if old is not None:
+            self.metrics.swaps.labels(served.name).inc()
+            old.batcher.close()
+        self._tell_info(served)
+        await in_daemon(lambda: self._remember(served, version))
+
+    async def _fall_back(self, served: ServedModel) -> None:
+        """At start, with the registry or what should serve out of reach: what served last, from the disk."""
+        last = await in_daemon(lambda: self._watcher.cache.champion(served.name))
+        found = None if last is None else await self._deploy(served, last)
+        if found is not None:
+            log.warning("%s: version %s serves, which served last, from the local cache", served.name, found.version)
+            served.champion = found
+            self._tell_info(served)
+
+    async def _install_challenger(self, served: ServedModel, seen: Sighting) -> None:
+        current, wanted = served.challenger, seen.challenger
+        if current is not None and (seen.plan is None or current.version != seen.plan.challenger):
+            served.challenger = None
+            current.batcher.close()
+        if wanted is not None and served.challenger is None:
+            served.challenger = await self._deploy(served, wanted)
+        served.plan = seen.plan
+        self._tell_info(served)
+
+    async def _deploy(self, served: ServedModel, version: RegisteredVersion) -> Deployed | None:
+        """The version, loaded and warmed up; None if that failed, or failed too shortly before."""
+        key = (version.version, version.model.digest)
+        failure = served.failures.get(key)
+        if failure is not None and time.monotonic() < failure.again_at:
+            return None
+        try:
+            scorer = await in_daemon(lambda: self._watcher.load(version), timeout_s=_LOAD_TIMEOUT_S)
+        except TimeoutError:
+            self._load_failed(served, version, f"it took more than {_LOAD_TIMEOUT_S:g} s", float("inf"))
+            return None
+        except Exception as error:  # loading and warming up run the model's own code
+            tries = failure.tries if failure else 0
+            self._load_failed(served, version, str(error) or type(error).__name__, min(2.0**tries, _LONGEST_BACK_OFF_S))
+            return None
+        served.failures.pop(key, None)
+        name = served.name
+        rows = self.metrics.batch_rows.labels(name)
+        return Deployed(
+            scorer=scorer,
+            batcher=Batcher(scorer.score, self.settings, name=f"{name}-{version.version}", on_batch=rows.observe),
+            since=self.clock.now(),
+            metrics={role: self.metrics.of(name, version.version, role) for role in Role},
+        )
+
+    def _load_failed(self, served: ServedModel, version: RegisteredVersion, why: str, back_off_s: float) -> None:
+        key = (version.version, version.model.digest)
+        tries = served.failures[key].tries + 1 if key in served.failures else 1
+        why = f"version {version.version} could not be loaded: {why}"
+        served.failures[key] = _Failure(why, tries, time.monotonic() + back_off_s)
+        self.metrics.load_failures.labels(served.name, version.version).inc()
+        log.error("%s: %s", served.name, why)
+
+    def _remember(self, served: ServedModel, version: RegisteredVersion) -> None:
+        in_use = {deployed.scorer.digest for deployed in (served.champion, served.challenger) if deployed is not None}
+        try:
+            self._watcher.cache.remember_champion(version)
+            self._watcher.cache.trim(served.name, in_use)
+        except OSError as error:
+            log.warning("%s: the local cache cannot be written: %s", served.name, error)
+
+    def _tell_info(self, served: ServedModel) -> None:
+        loaded = []
+        if served.champion is not None:
+            loaded.append((served.champion.version, Role.CHAMPION, served.champion.scorer.digest))
+        if served.challenger is not None and served.plan is not None:
+            loaded.append((served.challenger.version, served.plan.role, served.challenger.scorer.digest))
+        self.metrics.tell_info(served.name, loaded)
+
+
+def _problem(served: ServedModel, seen: Sighting) -> str:
+    for version in (seen.champion, seen.challenger):
+        failure = None if version is None else served.failures.get((version.version, version.model.digest))
+        if failure is not None:
+            return failure.why
+    return seen.problem
+
+
+def _waiting_rows(served: ServedModel) -> int:
+    return 0 if served.champion is None else served.champion.batcher.waiting_rows
+
+
+async def in_daemon(function: Callable[[], _Result], *, timeout_s: float | None = None) -> _Result:
+    """Run a blocking function in a thread of its own, which cannot keep the process from ending.
+
+    Raises:
+        TimeoutError: it took longer; the thread is left alone.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except Exception as error:
+            failure = error
+        except BaseException as error:  # a model that calls sys.exit while it is loaded
+            failure = RuntimeError(f"{type(error).__name__} was raised")
+        try:
+            loop.call_soon_threadsafe(settle, result, failure)
+        except RuntimeError:  # the loop is closed
+            return
+
+    threading.Thread(target=run, name="serving-watch", daemon=True).start()
+    return await asyncio.wait_for(answer, timeout_s)
