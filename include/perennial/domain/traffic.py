@@ -68,7 +68,7 @@ class TrafficPlan:
 
     def is_live(self, now: datetime) -> bool:
         """Whether the plan counts at this time: in [issued_at - CLOCK_SKEW, expires_at)."""
-        return self.issued_at - CLOCK_SKEW <= now < self.expires_at
+        return self.issued_at <= now + CLOCK_SKEW and now < self.expires_at
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; times as ISO 8601 with `Z`."""
@@ -93,7 +93,7 @@ class TrafficPlan:
         for name in ("issued_at", "expires_at"):
             try:
                 given[name] = parse_time(given[name])
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"traffic plan: {name} must be an ISO 8601 time, got {given[name]!r}") from None
         return cls(**given)
 

@@ -8,9 +8,9 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Any, Final
 
@@ -23,15 +23,14 @@ from perennial import __version__
 from perennial.serving import openapi
 from perennial.serving.errors import BadRequestError, DeadlineError, HungUpError, ServingError, UnavailableError
 from perennial.serving.host import ModelHost
-from perennial.serving.labels import LabelLog, parse_labels
+from perennial.serving.labels import Label, LabelLog, parse_labels
 from perennial.serving.metrics import CONTENT_TYPE
-from perennial.serving.scorer import encode_predictions
-from perennial.serving.scoring import Answer, Log, ScoringRequest, ScoringService
+from perennial.serving.scoring import Log, ScoringRequest, ScoringService
+from perennial.serving.threads import in_daemon
 
 _ID: Final = re.compile(r"[!-~]{1,128}")
-_LARGE_ROWS: Final = 5_000
-"""An answer with more is encoded in another thread, so that others need not wait."""
 _LABEL_WRITERS: Final = 4
+"""Threads, at most, that write labels at once."""
 _JSON: Final = "application/json"
 
 
@@ -83,11 +82,11 @@ def _add_scoring(app: FastAPI, host: ModelHost, service: ScoringService) -> None
         started, at = time.monotonic(), host.clock.now()
         request.state.model = model
         request.state.request_id = request_id = _id_of(request, "x-request-id") or f"{start}-{next(numbers):x}"
-        with host.metrics.in_flight.track_inprogress():
+        with host.metrics.in_flight.track_inprogress(), host.room.place() as take:
             found = await service.answer(
                 ScoringRequest(
                     model=model,
-                    body=await _body(request, host, started),
+                    body=await _body(request, host, take, started),
                     content_type=request.headers.get("content-type"),
                     request_id=request_id,
                     key=_id_of(request, "x-perennial-key") or request_id,
@@ -96,7 +95,6 @@ def _add_scoring(app: FastAPI, host: ModelHost, service: ScoringService) -> None
                     hung_up=request.receive,
                 )
             )
-            content = await _encoded(found)
         host.metrics.requests.labels(model, found.version, found.role, "200").inc()
         headers = {
             "x-request-id": request_id,
@@ -104,7 +102,7 @@ def _add_scoring(app: FastAPI, host: ModelHost, service: ScoringService) -> None
             "x-perennial-role": found.role,
             **_connection(host),
         }
-        return Response(content, media_type=_JSON, headers=headers)
+        return Response(found.content, media_type=_JSON, headers=headers)
 
     @app.post("/invocations", summary="Score with the default model", **openapi.scoring())
     async def invocations(request: Request) -> Response:
@@ -116,20 +114,27 @@ def _add_scoring(app: FastAPI, host: ModelHost, service: ScoringService) -> None
 
 
 def _add_labels(app: FastAPI, host: ModelHost, labels: LabelLog) -> None:
-    # Threads of their own: a store that hangs must not take those away that large requests are parsed in.
-    writers = ThreadPoolExecutor(_LABEL_WRITERS, thread_name_prefix="labels")
+    writers = asyncio.Semaphore(_LABEL_WRITERS)
 
     async def keep(request: Request, model: str) -> dict[str, int]:
         if model not in host.models:
             raise BadRequestError(f"there is no model {model[:60]!r}; there are {', '.join(host.models)}", status=404)
-        body = await _body(request, host, time.monotonic())
-        given = await asyncio.to_thread(parse_labels, body)
-        written = asyncio.get_running_loop().run_in_executor(writers, labels.add, model, given)
-        try:
-            await asyncio.wait_for(written, host.settings.request_timeout_s)
-        except TimeoutError:
-            raise DeadlineError("the store did not take the labels in time; send them again") from None
+        with host.room.place() as take:
+            body = await _body(request, host, take, time.monotonic())
+            given = await asyncio.to_thread(parse_labels, body)
+            try:
+                async with asyncio.timeout(host.settings.request_timeout_s):
+                    await writers.acquire()
+                    await in_daemon(partial(write, model, given, asyncio.get_running_loop()))
+            except TimeoutError:
+                raise DeadlineError("the store did not take the labels in time; send them again") from None
         return {"labels": len(given)}
+
+    def write(model: str, given: Sequence[Label], loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            labels.add(model, given)
+        finally:  # not when the request is given up: behind a store that hangs threads would pile up
+            loop.call_soon_threadsafe(writers.release)
 
     @app.post("/labels", summary="Tell outcomes of the default model", **openapi.labels())
     async def default_labels(request: Request) -> dict[str, int]:
@@ -229,33 +234,27 @@ def default_model(host: ModelHost) -> str:
     raise BadRequestError(f"there are several models; ask one of {', '.join(host.models)} by name", status=404)
 
 
-async def _body(request: Request, host: ModelHost, started: float) -> bytes:
+async def _body(request: Request, host: ModelHost, take: Callable[[int], None], started: float) -> bytes:
     limit = host.settings.max_body_bytes
     too_large = BadRequestError(f"the body has more than {limit:,} bytes; send fewer rows at once", status=413)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise too_large
-    parts, size = [], 0
+    body = bytearray()
     try:
         async with asyncio.timeout(max(0.0, started + host.settings.request_timeout_s - time.monotonic())):
             async for part in request.stream():
-                parts.append(part)
-                size += len(part)
-                if size > limit:
+                if len(body) + len(part) > limit:
                     raise too_large
+                take(len(part))
+                body += part
     except TimeoutError:
         raise BadRequestError(
             f"the body did not come within {host.settings.request_timeout_s:g} s", status=408
         ) from None
     except ClientDisconnect:
         raise HungUpError("the client hung up") from None
-    return b"".join(parts)
-
-
-async def _encoded(answer: Answer) -> bytes:
-    if len(answer.predictions) <= _LARGE_ROWS:
-        return encode_predictions(answer.predictions)
-    return await asyncio.to_thread(encode_predictions, answer.predictions)
+    return bytes(body)
 
 
 def _id_of(request: Request, header: str) -> str | None:

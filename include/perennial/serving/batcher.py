@@ -25,14 +25,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    batch: Batch
+    rows: int
+    batch: Batch | None
+    """None once nobody waits for it any more: the client hung up, or its time is over. Behind a model that hangs it
+    would take memory for as long as that."""
     deadline: float
     """Of `time.monotonic`."""
     answer: asyncio.Future[Predictions]
 
-    @property
-    def wanted(self) -> bool:
-        return not self.answer.done()  # cancelled by a client that hung up, or whose time is over
+    def let_go(self, _answer: asyncio.Future[Predictions]) -> None:
+        self.batch = None
 
 
 class Batcher:
@@ -107,7 +109,9 @@ class Batcher:
                 )
             self._waiting_rows += batch.rows
         answer: asyncio.Future[Predictions] = self._loop.create_future()
-        self._queue.put(_Job(batch, deadline, answer))
+        job = _Job(batch.rows, batch, deadline, answer)
+        answer.add_done_callback(job.let_go)
+        self._queue.put(job)
         return answer
 
     def close(self) -> None:
@@ -129,7 +133,7 @@ class Batcher:
 
     def _collect(self, first: _Job) -> tuple[list[_Job], _Job | None]:
         """What waits, up to the limit; and the job that did not fit any more."""
-        jobs, rows = [first], first.batch.rows
+        jobs, rows = [first], first.rows
         held = None
         while rows < self._settings.max_batch_rows:
             try:
@@ -139,11 +143,11 @@ class Batcher:
             if job is None:
                 self._queue.put(None)  # close() comes last, so nothing is behind it
                 break
-            if rows + job.batch.rows > self._settings.max_batch_rows:
+            if rows + job.rows > self._settings.max_batch_rows:
                 held = job
                 break
             jobs.append(job)
-            rows += job.batch.rows
+            rows += job.rows
         with self._lock:
             self._waiting_rows -= rows
         return jobs, held
@@ -154,14 +158,15 @@ class Batcher:
         For n jobs, of which k raise, at most about 2 k log2(n) predictions.
         """
         now = time.monotonic()
-        late = [job for job in jobs if job.wanted and now > job.deadline]
+        waiting = [(job, batch) for job in jobs if (batch := job.batch) is not None]
+        late = [job for job, _ in waiting if now > job.deadline]
         yield from ((job, DeadlineError("the request waited for longer than its time limit")) for job in late)
-        jobs = [job for job in jobs if job.wanted and now <= job.deadline]
+        jobs = [job for job, _ in waiting if now <= job.deadline]
         if not jobs:
             return
         self._busy_since = now
         try:
-            found = self._score([job.batch for job in jobs])
+            found = self._score([batch for job, batch in waiting if now <= job.deadline])
         except Exception as error:  # what is no ServingError is a mistake of ours, and must not end the thread
             if not isinstance(error, ServingError):
                 _log.exception("scoring failed")
@@ -178,7 +183,7 @@ class Batcher:
         yield from zip(jobs, found, strict=True)
 
     def _deliver(self, outcomes: Sequence[tuple[_Job, Predictions | ServingError]]) -> None:
-        self._on_batch(sum(job.batch.rows for job, _ in outcomes))
+        self._on_batch(sum(job.rows for job, _ in outcomes))
         for job, outcome in outcomes:
             if job.answer.done():
                 continue

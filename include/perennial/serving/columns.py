@@ -151,7 +151,7 @@ def _array(values: Values, kind: ColumnType, required: bool) -> Any:
     if kind is ColumnType.DATETIME:
         return np.array(values, dtype="datetime64[us]").astype("datetime64[ns]")
     if kind is ColumnType.ANY:
-        return pd.Series(values) if any(value is not None for value in values) else pd.Series(values, dtype=object)
+        return pd.Series(values, dtype=object)  # of the same type, whatever rows are scored together
     return pd.array(values, dtype=_NULLABLE[kind])  # type: ignore[call-overload]  # a name of pandas 3 that stubs lack
 
 

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from perennial.domain.times import format_time
 from perennial.domain.traffic import Role, TrafficPlan, role_for
 from perennial.ports import Clock, RegisteredVersion
 from perennial.serving.batcher import Batcher
 from perennial.serving.metrics import Metrics, VersionMetrics
+from perennial.serving.room import Room
 from perennial.serving.scorer import Scorer
 from perennial.serving.settings import ServingSettings
-from perennial.serving.watcher import Sighting, Watcher
+from perennial.serving.threads import StillRunningError, in_daemon
+from perennial.serving.watcher import Watcher
 
 log = logging.getLogger(__name__)
-_LONGEST_BACK_OFF_S: Final = 60.0
+_BACK_OFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LOAD_TIMEOUT_S: Final = 120.0
 """A version that takes longer to load and warm up counts as hanging; it is not tried again by this process."""
+_LOAD_PATIENCE_S: Final = 1.0
+"""A load that takes longer goes on beside the looks: the next one may say otherwise."""
 _PATIENCE_S: Final = 3.0
 """At start: a registry that has not answered by then is not waited for, if what served last is on the disk."""
-_Result = TypeVar("_Result")
+
+
+_Key = tuple[str, str]
+"""A version and its digest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,8 +85,11 @@ class ServedModel:
     """Why what should be served is not; empty if it is."""
     looked: bool = False
     """Whether the first look is over."""
-    failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
-    """By version and digest."""
+    split: asyncio.Future[tuple[TrafficPlan | None, RegisteredVersion | None]] | None = None
+    """The look at the traffic plan that is going on."""
+    loads: dict[_Key, asyncio.Task[Scorer | None]] = field(default_factory=dict)
+    """Those going on."""
+    failures: dict[_Key, _Failure] = field(default_factory=dict)
 
     def role(self, key: str, now: datetime) -> Role:
         """What the challenger in service is to a request with this key."""
@@ -117,6 +127,7 @@ class ModelHost:
         self.clock = clock
         self.settings = settings
         self.metrics = metrics
+        self.room = Room(settings.max_bytes_in_flight)
         self._watcher = watcher
         self._tasks: list[asyncio.Task[None]] = []
         for served in self.models.values():
@@ -129,9 +140,10 @@ class ModelHost:
 
     async def close(self) -> None:
         """Look no more, and let what was submitted be scored."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *(load for served in self.models.values() for load in served.loads.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for served in self.models.values():
             for deployed in (served.champion, served.challenger):
                 if deployed is not None:
@@ -160,21 +172,39 @@ class ModelHost:
                 await self.refresh(served)
             except Exception:  # whatever it is, the next look must come
                 log.exception("%s: looking for its champion failed", served.name)
-            served.looked = True
+            served.looked = served.looked or not served.loads
             await asyncio.sleep(self.settings.poll_interval_s)
 
     async def refresh(self, served: ServedModel) -> None:
         """Look once, and bring about what is seen."""
-        look = asyncio.ensure_future(in_daemon(lambda: self._watcher.look(served.name, served.plan)))
+        look = asyncio.ensure_future(in_daemon(lambda: self._watcher.champion(served.name)))
         if served.champion is None and not (await asyncio.wait((look,), timeout=_PATIENCE_S))[0]:
             await self._fall_back(served)
-        seen: Sighting = await look
-        if seen.champion is not None:
-            await self._install_champion(served, seen.champion)
-        if served.champion is None:
+        champion, problem = await look
+        if champion is not None:
+            await self._install_champion(served, champion)
+        if served.champion is None and (champion is None or _key(champion) not in served.loads):
             await self._fall_back(served)
-        await self._install_challenger(served, seen)
-        served.problem = _problem(served, seen)
+        plan, challenger = await self._split(served, champion)
+        await self._install_challenger(served, plan, challenger)
+        seen = [_key(version) for version in (champion, challenger) if version is not None]
+        if served.champion is not None:  # loads that nobody wants any more
+            served.loads = {key: load for key, load in served.loads.items() if key in seen or not load.done()}
+        served.problem = next((served.failures[key].why for key in seen if key in served.failures), problem)
+
+    async def _split(
+        self, served: ServedModel, champion: RegisteredVersion | None
+    ) -> tuple[TrafficPlan | None, RegisteredVersion | None]:
+        """As `Watcher.split`. While a store hangs the last plan stands, and the next champion is not kept waiting."""
+        if served.split is None:
+            served.split = asyncio.ensure_future(
+                in_daemon(lambda: self._watcher.split(served.name, champion, served.plan))
+            )
+        await asyncio.wait((served.split,), timeout=_PATIENCE_S)
+        if not served.split.done():
+            return served.plan, None
+        found, served.split = served.split, None
+        return found.result()
 
     async def _install_champion(self, served: ServedModel, version: RegisteredVersion) -> None:
         if served.champion is not None and served.champion.is_of(version):
@@ -205,30 +235,33 @@ class ModelHost:
             served.champion = found
             self._tell_info(served)
 
-    async def _install_challenger(self, served: ServedModel, seen: Sighting) -> None:
-        current, wanted = served.challenger, seen.challenger
-        if current is not None and (seen.plan is None or current.version != seen.plan.challenger):
+    async def _install_challenger(
+        self, served: ServedModel, plan: TrafficPlan | None, wanted: RegisteredVersion | None
+    ) -> None:
+        current = served.challenger
+        if current is not None and (plan is None or current.version != plan.challenger):
             served.challenger = None
             current.batcher.close()
         if wanted is not None and served.challenger is None:
             served.challenger = await self._deploy(served, wanted)
-        served.plan = seen.plan
+        served.plan = plan
         self._tell_info(served)
 
     async def _deploy(self, served: ServedModel, version: RegisteredVersion) -> Deployed | None:
-        """The version, loaded and warmed up; None if that failed, or failed too shortly before."""
-        key = (version.version, version.model.digest)
+        """The version, loaded and warmed up; None if that goes on, has failed, or failed too shortly before."""
+        key = _key(version)
         failure = served.failures.get(key)
         if failure is not None and time.monotonic() < failure.again_at:
             return None
-        try:
-            scorer = await in_daemon(lambda: self._watcher.load(version), timeout_s=_LOAD_TIMEOUT_S)
-        except TimeoutError:
-            self._load_failed(served, version, f"it took more than {_LOAD_TIMEOUT_S:g} s", float("inf"))
+        if key not in served.loads:
+            served.loads[key] = asyncio.create_task(self._load(served, version), name=f"load-{served.name}")
+        load = served.loads[key]
+        await asyncio.wait((load,), timeout=_LOAD_PATIENCE_S)
+        if not load.done():
             return None
-        except Exception as error:  # loading and warming up run the model's own code
-            tries = failure.tries if failure else 0
-            self._load_failed(served, version, str(error) or type(error).__name__, min(2.0**tries, _LONGEST_BACK_OFF_S))
+        del served.loads[key]
+        scorer = load.result()
+        if scorer is None:
             return None
         served.failures.pop(key, None)
         name = served.name
@@ -240,9 +273,22 @@ class ModelHost:
             metrics={role: self.metrics.of(name, version.version, role) for role in Role},
         )
 
-    def _load_failed(self, served: ServedModel, version: RegisteredVersion, why: str, back_off_s: float) -> None:
-        key = (version.version, version.model.digest)
+    async def _load(self, served: ServedModel, version: RegisteredVersion) -> Scorer | None:
+        """None if it failed."""
+        try:
+            return await in_daemon(lambda: self._watcher.load(version), timeout_s=_LOAD_TIMEOUT_S)
+        except StillRunningError as error:
+            self._load_failed(served, version, str(error), for_good=True)
+        except Exception as error:  # loading and warming up run the model's own code
+            self._load_failed(served, version, str(error) or type(error).__name__)
+        return None
+
+    def _load_failed(
+        self, served: ServedModel, version: RegisteredVersion, why: str, *, for_good: bool = False
+    ) -> None:
+        key = _key(version)
         tries = served.failures[key].tries + 1 if key in served.failures else 1
+        back_off_s = math.inf if for_good else _BACK_OFF_S[min(tries, len(_BACK_OFF_S)) - 1]
         why = f"version {version.version} could not be loaded: {why}"
         served.failures[key] = _Failure(why, tries, time.monotonic() + back_off_s)
         self.metrics.load_failures.labels(served.name, version.version).inc()
@@ -265,47 +311,9 @@ class ModelHost:
         self.metrics.tell_info(served.name, loaded)
 
 
-def _problem(served: ServedModel, seen: Sighting) -> str:
-    for version in (seen.champion, seen.challenger):
-        failure = None if version is None else served.failures.get((version.version, version.model.digest))
-        if failure is not None:
-            return failure.why
-    return seen.problem
+def _key(version: RegisteredVersion) -> _Key:
+    return version.version, version.model.digest
 
 
 def _waiting_rows(served: ServedModel) -> int:
     return 0 if served.champion is None else served.champion.batcher.waiting_rows
-
-
-async def in_daemon(function: Callable[[], _Result], *, timeout_s: float | None = None) -> _Result:
-    """Run a blocking function in a thread of its own, which cannot keep the process from ending.
-
-    Raises:
-        TimeoutError: it took longer; the thread is left alone.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[_Result] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(result)
-        else:
-            answer.set_exception(error)
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = function()
-        except Exception as error:
-            failure = error
-        except BaseException as error:  # a model that calls sys.exit while it is loaded
-            failure = RuntimeError(f"{type(error).__name__} was raised")
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:  # the loop is closed
-            return
-
-    threading.Thread(target=run, name="serving-watch", daemon=True).start()
-    return await asyncio.wait_for(answer, timeout_s)

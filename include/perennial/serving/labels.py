@@ -105,7 +105,7 @@ def parse_labels(body: bytes) -> list[Label]:
     if 0 < texts < len(given):
         raise BadRequestError(f"labels must be all texts or all numbers; {texts} of {len(given)} are texts")
     return [
-        Label(label["request_id"], label.get("row", 0), label["label"] if texts else float(label["label"]))
+        Label(label["request_id"], int(label.get("row", 0)), label["label"] if texts else float(label["label"]))
         for label in given
     ]
 
@@ -117,7 +117,7 @@ def _expected(label: Any) -> str | None:
     if not _is_text(label["request_id"]):
         return f"request_id must be a text of 1 to {MAX_TEXT} characters"
     row = label.get("row", 0)
-    if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row <= MAX_ROW:
+    if isinstance(row, bool) or not _is_number(row) or row != int(row) or not 0 <= row <= MAX_ROW:
         return f"row must be a whole number from 0 to {MAX_ROW}"
     if not _is_text(label["label"]) and not _is_number(label["label"]):
         return f"label must be a finite number, true, false, or a text of 1 to {MAX_TEXT} characters"

@@ -37,8 +37,8 @@ _WORDS: Final = {
     413: "The body is too large.",
     415: "Neither application/json nor text/csv, or not UTF-8.",
     422: "The rows fit the signature, and the model refuses them.",
-    429: "Too many rows wait; Retry-After says when to come again.",
-    500: "The model failed.",
+    429: "Too many rows wait, or too many bytes; Retry-After says when to come again.",
+    500: "The model failed, or the service did.",
     503: "No model can score now.",
     504: "No prediction within the time limit.",
 }
@@ -74,7 +74,10 @@ def rows_of(models: Sequence[Sequence[InputColumn]]) -> dict[str, Any]:
     if not formats:
         names = ("dataframe_records", "instances", "inputs", "dataframe_split")
         formats = [_format(name, {"type": ["array", "object"]}) for name in names]
-    content = {"application/json": {"schema": {"anyOf": formats}}, "text/csv": {"schema": {"type": "string"}}}
+    content = {
+        "application/json": {"schema": {"anyOf": formats}},
+        "text/csv": {"schema": {"type": "string", "minLength": 1}},
+    }
     return {"required": True, "content": content}
 
 
@@ -110,27 +113,32 @@ def _cell(column: InputColumn) -> dict[str, Any]:
 
 def labels() -> dict[str, Any]:
     """Of a route that takes labels."""
+    lists = [_labels({"type": ["number", "boolean"]}), _labels({"type": "string", "minLength": 1, "maxLength": 200})]
+    body = {
+        "type": "object",
+        "required": ["labels"],
+        "properties": {"labels": {"anyOf": lists}},
+        "additionalProperties": False,
+    }
+    answer = {"type": "object", "required": ["labels"], "properties": {"labels": {"type": "integer"}}}
+    return {
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}},
+        "responses": {200: _json("How many were kept.", answer), **errors(400, 404, 408, 413, 429, 500, 503, 504)},
+    }
+
+
+def _labels(value: dict[str, Any]) -> dict[str, Any]:
     label = {
         "type": "object",
         "required": ["request_id", "label"],
         "properties": {
             "request_id": {"type": "string", "minLength": 1, "maxLength": 200},
             "row": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
-            "label": {"anyOf": [{"type": ["number", "boolean"]}, {"type": "string", "minLength": 1, "maxLength": 200}]},
+            "label": value,
         },
         "additionalProperties": False,
     }
-    body = {
-        "type": "object",
-        "required": ["labels"],
-        "properties": {"labels": {"type": "array", "minItems": 1, "items": label}},
-        "additionalProperties": False,
-    }
-    answer = {"type": "object", "required": ["labels"], "properties": {"labels": {"type": "integer"}}}
-    return {
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}},
-        "responses": {200: _json("How many were kept.", answer), **errors(400, 404, 408, 413, 503, 504)},
-    }
+    return {"type": "array", "minItems": 1, "maxItems": 10_000, "items": label}
 
 
 def errors(*statuses: int) -> dict[int | str, Any]:

@@ -176,9 +176,11 @@ def _csv(body: bytes, columns: Columns) -> _Given:
 
 
 def _require_unique(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise BadRequestError(f"column {twice[0][:60]!r} is there twice; which one counts?")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadRequestError(f"column {name[:60]!r} is there twice; which one counts?")
+        seen.add(name)
 
 
 def _a(value: Any) -> str:

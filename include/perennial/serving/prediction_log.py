@@ -8,7 +8,7 @@ A row for each row of a request:
 | at | when the request came, UTC |
 | model_version, role | who scored it: champion, canary or shadow |
 | latency_ms | how long that took; of the whole request |
-| error | why there is no prediction; null if the model gave one |
+| error | why there is no prediction, only the kind if the spec excludes features; null if the model gave one |
 | the features | each in a column of its own: see `perennial.prediction_objects.feature_column` |
 | prediction | as it was answered: a number, or the probabilities of all classes; null, without an error: it was NaN |
 
@@ -145,7 +145,8 @@ class PredictionLog:
             return
         if policy.exclude:
             features = {name: value for name, value in request.features.items() if name not in policy.exclude}
-            request = replace(request, features=features)
+            # An error's text may quote a value.
+            request = replace(request, features=features, error=request.error.partition(":")[0])
         size = _size_of(request)
         with self._lock:
             if self._pending_bytes + size > self._max_memory_bytes:
@@ -311,8 +312,7 @@ def _array(values: list[Any]) -> Any:
 
 def _size_of(request: ScoredRequest) -> int:
     """Bytes in memory, roughly."""
-    size = _VALUE_BYTES * (request.rows * (len(request.features) + 2) + 10)
-    for values in request.features.values():
-        if values and not isinstance(values[0], int | float):
-            size += sum(len(value) for value in values if isinstance(value, str))
-    return size
+    first = request.predictions[0] if request.predictions else None
+    width = len(first) if isinstance(first, list) else 1
+    size = _VALUE_BYTES * (request.rows * (len(request.features) + 1 + width) + 10) + len(request.error)
+    return size + sum(len(value) for values in request.features.values() for value in values if type(value) is str)

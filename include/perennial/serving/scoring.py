@@ -27,9 +27,12 @@ from perennial.serving.errors import (
 from perennial.serving.host import Deployed, ModelHost, ServedModel
 from perennial.serving.payload import parse
 from perennial.serving.prediction_log import ScoredRequest
+from perennial.serving.scorer import encode_predictions
 
 _LARGE_BYTES: Final = 64 * 1024
 """A larger body is parsed in another thread, so that others need not wait."""
+_LARGE_ROWS: Final = 5_000
+"""An answer with more is encoded in another thread."""
 _WATCH_AFTER_S: Final = 0.05
 """Only of a request that takes longer is looked whether its client is still there."""
 _REFUSALS: Final = (BadRequestError, UnscorableRowsError)
@@ -65,7 +68,8 @@ class ScoringRequest:
 class Answer:
     """What it gets back."""
 
-    predictions: Sequence[Any]
+    content: bytes
+    """JSON."""
     version: str
     role: Role
 
@@ -130,10 +134,11 @@ class ScoringService:
             raise
 
     async def _copy(self, request: ScoringRequest, challenger: Deployed) -> None:
+        copy = replace(request, started=time.monotonic(), hung_up=_never)
         try:
-            await self._scored(
-                replace(request, started=time.monotonic(), hung_up=_never), lambda: challenger, Role.SHADOW
-            )
+            with self._host.room.place() as take:
+                take(len(copy.body))
+                await self._scored(copy, lambda: challenger, Role.SHADOW)
         except QueueFullError:  # a copy is the first to go; that is no error of the model's
             self._host.metrics.shadows_dropped.labels(request.model).inc()
         except ServingError as error:
@@ -157,10 +162,11 @@ class ScoringService:
             deployed = newest
             batch = await self._parsed(request, deployed)
         predictions = await _in_time(deployed.batcher.submit(batch, deadline), deadline, request.hung_up)
+        content = await _encoded(predictions)  # here, where a canary that gives what JSON lacks still costs nothing
         took_s = time.monotonic() - request.started
         deployed.metrics[role].latency.observe(took_s)
         self._keep(request, deployed, role, took_s, rows=batch.rows, features=batch.values, predictions=predictions)
-        return Answer(predictions=predictions, version=deployed.version, role=role)
+        return Answer(content=content, version=deployed.version, role=role)
 
     async def _parsed(self, request: ScoringRequest, deployed: Deployed) -> Batch:
         if len(request.body) <= _LARGE_BYTES:
@@ -204,6 +210,12 @@ class ScoringService:
                 error=error,
             )
         )
+
+
+async def _encoded(predictions: Sequence[Any]) -> bytes:
+    if len(predictions) <= _LARGE_ROWS:
+        return encode_predictions(predictions)
+    return await asyncio.to_thread(encode_predictions, predictions)
 
 
 async def _in_time(

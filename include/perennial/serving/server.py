@@ -18,6 +18,7 @@ import uvicorn
 from perennial.ports import Clock, ModelRegistry, ObjectStore
 from perennial.serving.app import build_app
 from perennial.serving.cache import ModelCache
+from perennial.serving.connection import Connection
 from perennial.serving.host import ModelHost
 from perennial.serving.labels import LabelLog
 from perennial.serving.metrics import Metrics
@@ -26,6 +27,9 @@ from perennial.serving.settings import ServingSettings
 from perennial.serving.watcher import Watcher
 from perennial.spec.deployment import Log
 
+_KEEP_ALIVE_S: Final = 75
+"""That an idle connection is kept: longer than load balancers keep theirs (mostly 60 s), or now and then one of them
+sends a request into a connection that is just being closed."""
 _GRACE_S: Final = 0.5
 """Between a connection and its request."""
 
@@ -76,6 +80,9 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=Connection,
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.request_timeout_s) + 1,
     )
     _Server(config, host).run()

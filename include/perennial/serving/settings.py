@@ -28,6 +28,8 @@ class ServingSettings:
     hang_after_s: float = 30.0
     """A model that is in one prediction for longer counts as hanging: no request is given to it, and /ping says 503."""
     max_body_bytes: int = 16 * 1024 * 1024
+    max_bytes_in_flight: int = 64 * 1024 * 1024
+    """Of all bodies that are in memory; then 429. Parsed they take about ten times as much."""
     max_batch_rows: int = 1024
     """Requests are scored together up to this many rows; a request with more is scored alone."""
     max_queue_rows: int = 8192

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 
 from perennial.domain.traffic import TrafficPlan, plan_uri
-from perennial.errors import NotFoundError, PerennialError, StoreUnavailableError
+from perennial.errors import NotFoundError, StoreUnavailableError
 from perennial.ports import Clock, ModelRegistry, ObjectStore, RegisteredVersion
 from perennial.serving.cache import ModelCache
 from perennial.serving.metrics import Metrics
@@ -16,21 +16,9 @@ from perennial.serving.scorer import Scorer
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """What the registry and the store said at one look."""
-
-    champion: RegisteredVersion | None = None
-    challenger: RegisteredVersion | None = None
-    plan: TrafficPlan | None = None
-    """Live when it was read, and about another version than the champion."""
-    problem: str = ""
-    """Why there is no champion in it."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Watcher:
-    """Looks and loads. All methods block; of one model one at a time may be called."""
+    """Looks and loads. All methods block; of one model, one call of each at a time; loads also at once."""
 
     registry: ModelRegistry
     store: ObjectStore
@@ -41,29 +29,33 @@ class Watcher:
     _told: dict[tuple[str, str], str] = field(default_factory=dict)
     """What was logged last of each trouble, so that it is not logged again at each look."""
 
-    def look(self, model: str, last_plan: TrafficPlan | None) -> Sighting:
-        """What the alias and the traffic plan say now.
+    def champion(self, model: str) -> tuple[RegisteredVersion | None, str]:
+        """What the alias says now, and why there is none."""
+        try:
+            champion = self.registry.champion(model)
+        except Exception as error:  # whatever a client raises must not keep the service from its local cache
+            self._failed(model, "champion", error)
+            return None, str(error) or type(error).__name__
+        return champion, "" if champion else f"{model} has no champion; `perennial history {model}` tells why"
+
+    def split(
+        self, model: str, champion: RegisteredVersion | None, last_plan: TrafficPlan | None
+    ) -> tuple[TrafficPlan | None, RegisteredVersion | None]:
+        """The traffic plan, if it is live and about another version than the champion; and that version.
 
         Args:
             model: its name.
+            champion: as it was seen last.
             last_plan: stands while the store does not answer, until it expires.
         """
-        champion, problem = None, ""
-        try:
-            champion = self.registry.champion(model)
-            problem = "" if champion else f"{model} has no champion; `perennial history {model}` tells why"
-        except Exception as error:  # whatever a client raises must not keep the service from its local cache
-            problem = str(error) or type(error).__name__
-            self._failed(model, "champion", error)
         plan = self._plan(model, last_plan)
         if plan is None or (champion is not None and plan.challenger == champion.version):
-            return Sighting(champion=champion, problem=problem)
+            return None, None
         try:
-            challenger = self.registry.version(model, plan.challenger)
-        except PerennialError as error:
+            return plan, self.registry.version(model, plan.challenger)
+        except Exception as error:  # as above
             self._failed(model, "challenger", error)
-            return Sighting(champion=champion, plan=plan, problem=problem)
-        return Sighting(champion=champion, challenger=challenger, plan=plan, problem=problem)
+            return plan, None
 
     def load(self, version: RegisteredVersion) -> Scorer:
         """The version, its files compared with its digest, warmed up.
@@ -84,7 +76,7 @@ class Watcher:
         except StoreUnavailableError as error:
             self._failed(model, "plan", error)
             plan = last
-        except (PerennialError, ValueError, RecursionError) as error:
+        except Exception as error:  # whatever lies there
             self._failed(model, "plan", error)
             return None
         if plan is None or not plan.is_live(self.clock.now()):

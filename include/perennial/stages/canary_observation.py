@@ -110,10 +110,20 @@ def _served(
     if labels is None:
         return Served(**served)
     found = joined(labelled[labelled["error"].isna()], labels)
-    positions: Mapping[Any, float] = {name: float(position) for position, name in enumerate(classes)}
-    values = found["label"] if task == "regression" else found["label"].map(positions)
+    found = found.assign(label=_labels(found["label"], classes)).dropna(subset="label")
     return Served(
         **served,
-        labels=values.to_numpy(dtype=np.float64, na_value=np.nan),
+        labels=found["label"].to_numpy(dtype=np.float64),
         labelled_scores=scores_of(task, found["prediction"]),
     )
+
+
+def _labels(given: pd.Series, classes: Sequence[Any]) -> pd.Series:
+    """Numbers, of a classification the classes' positions; NaN for what is none: anybody may send a label."""
+    import pandas as pd
+
+    if not any(isinstance(name, str) for name in classes):
+        # Where some are texts, those that are none were read as texts, too.
+        given = pd.to_numeric(given, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    positions: Mapping[Any, float] = {name: float(position) for position, name in enumerate(classes)}
+    return given.map(positions) if classes else given

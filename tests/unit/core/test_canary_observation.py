@@ -16,7 +16,7 @@ from perennial.domain.traffic import Role
 from perennial.errors import StoreUnavailableError
 from perennial.serving.labels import Label, LabelLog
 from perennial.spec.model import ModelSpec
-from perennial.stages.canary_observation import observe, scores_of
+from perennial.stages.canary_observation import _labels, observe, scores_of
 from perennial.testing import FixedClock
 from tests.unit.core.serving.logged import NOON, ROOT, FaultyStore, request, started
 from tests.unit.core.test_spec_loader import VALID
@@ -162,3 +162,22 @@ def test_store_that_does_not_answer_is_no_observation(world: World, monkeypatch:
 def test_logged_predictions_are_scores_or_nan(task: Any, predictions: list[Any], scores: list[Any]) -> None:
     found = scores_of(task, pd.Series(predictions, dtype=object))
     np.testing.assert_array_equal(found, np.array(scores, dtype=float).reshape(found.shape))
+
+
+@pytest.mark.parametrize("garbage", ["spam", "1e999", 7.0])
+def test_label_that_is_none_of_the_classes_counts_for_nothing(world: World, garbage: float | str) -> None:
+    for _ in range(2):
+        world.asked(11, "3", Role.CHAMPION, 0.9)
+        world.asked(11, "4", Role.CANARY, 0.9)
+    world.asked(11, "4", Role.CANARY, 0.9)
+    world.label(r_1=1.0, r_2=1.0, r_3=0.0, r_4=0.0)
+    before = world.observe()["performance_loss"]
+    LabelLog(world.store, ROOT, FixedClock(NOON + timedelta(minutes=19))).add("churn", [Label("r-5", 0, garbage)])
+    assert world.observe()["performance_loss"] == before == Reading(value=before.value, samples=2)
+    assert before.value is not None
+    assert math.isfinite(before.value)
+
+
+def test_labels_of_a_regression_that_are_no_numbers_count_for_nothing() -> None:
+    given = pd.Series(["1.5", "spam", "1e999"])
+    assert _labels(given, ()).dropna().tolist() == [1.5]

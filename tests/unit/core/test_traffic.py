@@ -146,3 +146,13 @@ def test_key_that_stands_right_at_the_share_is_out() -> None:
 def test_without_a_live_plan_the_champion_answers() -> None:
     assert role_for(None, "a", NOW) is Role.CHAMPION
     assert role_for(plan(share=100), "a", NOW + timedelta(minutes=5)) is Role.CHAMPION
+
+
+@pytest.mark.parametrize("offset", ["Z", "+05:00"])
+def test_plan_from_the_beginning_of_time_is_none_and_breaks_nothing(offset: str) -> None:
+    values = {**VALID, "issued_at": f"0001-01-01T00:00:00{offset}", "expires_at": f"0001-01-01T00:30:00{offset}"}
+    try:
+        live = TrafficPlan.from_dict(values).is_live(NOW)
+    except ValueError:
+        live = False
+    assert not live

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -182,3 +183,22 @@ async def test_closed_batcher_scores_what_it_was_given_and_its_thread_ends() -> 
     model.gate.set()
     assert await asyncio.gather(first, *others) == [[0], [2], [4]]
     await until(lambda: "closed" not in [thread.name for thread in threading.enumerate()])
+
+
+async def test_rows_that_nobody_waits_for_take_no_memory_behind_a_model_that_hangs() -> None:
+    model = Model()
+    batcher = _batcher(model)
+    await _shut(model, batcher)
+    values = _Values([1])
+    kept = weakref.ref(values)
+    gone = batcher.submit(Batch({"x": values}, 1), _soon())
+    del values
+    gone.cancel()
+    await until(lambda: kept() is None)
+    assert batcher.waiting_rows == 1
+    model.gate.set()
+    await until(lambda: batcher.waiting_rows == 0)
+
+
+class _Values(list[int]):
+    """That a weak reference can be had of."""

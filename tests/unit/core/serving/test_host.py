@@ -15,7 +15,8 @@ import pytest
 from perennial.domain.traffic import Role, plan_uri
 from perennial.errors import StoreUnavailableError
 from perennial.serving.columns import Batch
-from perennial.serving.host import ModelHost, ServedModel, in_daemon
+from perennial.serving.host import ModelHost, ServedModel
+from perennial.serving.threads import StillRunningError, in_daemon
 from tests.unit.core.serving.served import MODEL, ROOT, ROW, Adding, ServedWorld, ready, until
 from tests.unit.core.serving.test_cache import Down
 
@@ -301,7 +302,7 @@ async def test_watching_goes_on_after_an_error_that_nobody_thought_of(world: Ser
 
 
 async def test_thread_that_takes_too_long_is_left_alone() -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(StillRunningError):
         await in_daemon(lambda: (Adding.gate.wait(0.2) and None) or time.sleep(0.2), timeout_s=0.01)
     with pytest.raises(RuntimeError, match="SystemExit"):
         await in_daemon(_exit)
@@ -318,3 +319,24 @@ async def _again(world: ServedWorld, served: ServedModel) -> None:
 
 def _metrics(world: ServedWorld) -> str:
     return world.metrics.exposition().decode()
+
+
+@pytest.mark.parametrize("what", ["plan", "challenger"])
+async def test_plan_that_raises_what_nobody_thought_of_keeps_no_champion_out(world: ServedWorld, what: str) -> None:
+    version = world.add_version(Adding(2.0))
+    world.promote(Adding(1.0))
+    world.plan(version)
+
+    class Odd:
+        def __init__(self, inner: Any, broken: str) -> None:
+            self._inner, self._broken = inner, broken
+
+        def __getattr__(self, name: str) -> Any:
+            if name == self._broken:
+                raise ZeroDivisionError
+            return getattr(self._inner, name)
+
+    odd = {"plan": {"store": Odd(world.store, "read")}, "challenger": {"registry": Odd(world.registry, "version")}}
+    served = await ready(world.host(**odd[what]))
+    assert await _predicted(served) == 3.5
+    assert f'look_failures_total{{model="toy",what="{what}"}} 1.0' in _metrics(world)

@@ -45,8 +45,9 @@ def test_label_is_a_number_a_truth_value_or_a_text(label: Any, read: Any) -> Non
         assert parse_labels(body(one(label=label))) == [Label("r-1", 0, read)]
 
 
-def test_row_left_out_is_the_first() -> None:
+def test_row_left_out_is_the_first_and_a_whole_float_is_whole() -> None:
     assert parse_labels(body({"request_id": "r-1", "label": 1})) == [Label("r-1", 0, 1.0)]
+    assert parse_labels(body(one(row=7.0))) == [Label("r-1", 7, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_row_left_out_is_the_first() -> None:
         (body(one(request_id=7)), "request_id must be a text"),
         (body(one(request_id="\ud800")), "request_id must be a text"),
         (body(one(row=-1)), "row must be a whole number"),
-        (body(one(row=1.0)), "row must be a whole number"),
+        (body(one(row=1.5)), "row must be a whole number"),
         (body(one(row=True)), "row must be a whole number"),
         (body(one(row=2**31)), "row must be a whole number"),
         (body(one(label=float("nan"))), "label must be a finite number"),

@@ -283,3 +283,16 @@ def test_text_is_the_same_whether_it_comes_as_csv_or_json() -> None:
     csv_body = pd.DataFrame([row]).to_csv(index=False).encode()
     assert parse(csv_body, "text/csv", COLUMNS) == _json({"inputs": row})
     np.testing.assert_array_equal(COLUMNS.frame([_json({"inputs": row})])["carrier"].to_numpy(), [text])
+
+
+def test_many_names_that_come_twice_are_refused_without_comparing_each_with_each() -> None:
+    names = [f"c{number}" for number in range(300_000)]  # each with each would take half an hour
+    body = json.dumps({"dataframe_split": {"columns": [*names, "c0"], "data": []}}).encode()
+    with pytest.raises(BadRequestError, match="'c0' is there twice"):
+        parse(body, "application/json", COLUMNS)
+
+
+def test_values_of_an_untyped_column_are_of_one_type_whatever_is_scored_with_them() -> None:
+    columns = Columns([InputColumn(name="a", type="any")])
+    alone, other = Batch({"a": [1]}, 1), Batch({"a": [None]}, 1)
+    assert columns.frame([alone])["a"].dtype == columns.frame([alone, other])["a"].dtype == object

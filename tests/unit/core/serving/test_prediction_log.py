@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -378,3 +379,22 @@ def test_interval_of_reading_spans_days(store: FaultyStore, folder: Path) -> Non
         "r-3",
         "r-4",
     ]
+
+
+def test_text_of_an_error_is_left_out_where_it_could_quote_an_excluded_column(store: FaultyStore, folder: Path) -> None:
+    for policy, told in ((Log(exclude=("plan",)), "request"), (Log(), "request: got the text 'basic'")):
+        log = started(store, folder, policy)
+        log.add(request(1, features={}, predictions=None, error="request: got the text 'basic'", version=told[-1]))
+        log.close()
+        assert rows_of(store, version=told[-1])["error"].tolist() == [told]
+
+
+@pytest.mark.parametrize(
+    "large",
+    [{"features": {"any": [1, "x" * 10_000]}}, {"predictions": [[0.5] * 200] * 2}, {"error": "x" * 10_000}],
+)
+def test_all_that_is_large_in_a_request_counts_for_the_memory(store: FaultyStore, folder: Path, large: Any) -> None:
+    log = started(store, folder, max_memory_bytes=10_000)
+    log.add(request(1, rows=2, **large))
+    assert log.stats().dropped["memory"] == 2
+    log.close()

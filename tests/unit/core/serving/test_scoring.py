@@ -67,7 +67,7 @@ async def test_request_whose_champion_is_swapped_while_it_is_parsed_is_answered_
     await ready(host)
     _in_between(monkeypatch, world, host, lambda: world.promote(Adding(2.0)))
     answer = await ScoringService(host).answer(_request())
-    assert (list(answer.predictions), answer.version) == ([4.5], "2")
+    assert (answer.content, answer.version) == (b'{"predictions":[4.5]}', "2")
 
 
 async def test_request_whose_canary_ends_while_it_is_parsed_goes_to_the_champion_and_blames_nobody(
@@ -80,7 +80,7 @@ async def test_request_whose_canary_ends_while_it_is_parsed_goes_to_the_champion
     plan = "s3://bucket/store/traffic/toy.json"
     _in_between(monkeypatch, world, host, lambda: world.store.delete(plan))
     answer = await ScoringService(host, world.log).answer(_request())
-    assert (list(answer.predictions), answer.role) == ([3.5], Role.CHAMPION)
+    assert (answer.content, answer.role) == (b'{"predictions":[3.5]}', Role.CHAMPION)
     assert [kept.error for kept in world.log.requests] == [""]
 
 
@@ -139,3 +139,36 @@ async def test_shadow_without_room_drops_the_copy_and_counts_it(tmp_path: Path) 
     errors = [kept.error for kept in world.log.requests if kept.role is Role.SHADOW]
     assert set(errors) == {""}
     assert len(errors) < 4
+
+
+async def test_canary_that_predicts_what_json_lacks_costs_no_request(world: ServedWorld) -> None:
+    world.promote(Adding(1.0))
+    world.plan(world.add_version(Adding(2.0)))
+    host = world.host()
+    served = await ready(host)
+    assert served.challenger is not None
+    served.challenger.scorer._predict = lambda frame: [{1, 2}] * len(frame)
+    answer = await ScoringService(host, world.log).answer(_request())
+    assert (answer.content, answer.role) == (b'{"predictions":[3.5]}', Role.CHAMPION)
+    assert [(kept.role, bool(kept.error)) for kept in world.log.requests] == [
+        (Role.CANARY, True),
+        (Role.CHAMPION, False),
+    ]
+
+
+async def test_shadow_copies_have_a_bound_in_bytes(tmp_path: Path) -> None:
+    world = ServedWorld(tmp_path, max_bytes_in_flight=len(_request().body) + 1)
+    world.promote(Adding(1.0))
+    world.plan(world.add_version(Adding(2.0)), Role.SHADOW)
+    host = world.host()
+    await ready(host)
+    service = ScoringService(host, world.log)
+    world.break_challenger("hang")
+    Adding.gate.clear()
+    for _ in range(3):
+        await service.answer(_request())
+    await until(lambda: 'shadows_dropped_total{model="toy"} 2.0' in world.metrics.exposition().decode())
+    Adding.gate.set()
+    await service.close()
+    with host.room.place() as take:
+        take(len(_request().body) + 1)  # all of it is free again
