@@ -63,6 +63,17 @@ def _checked(path: Path) -> ModelSpec:
 
 
 def _warnings(path: Path, spec: ModelSpec) -> list[SpecProblem]:
+    return [*_unbounded_errors(path, spec), *_without_effect(path, spec)]
+
+
+def _without_effect(path: Path, spec: ModelSpec) -> list[SpecProblem]:
+    """Nobody is to believe that a canary protects production while nothing walks it."""
+    asked = sorted(spec.deployment.model_fields_set - {"kind", "log"}) if spec.deployment else []
+    text = "is checked and has no effect so far: a promoted version takes all requests at once"
+    return [SpecProblem(path.name, f"deployment.{name}", "(given)", text) for name in asked]
+
+
+def _unbounded_errors(path: Path, spec: ModelSpec) -> list[SpecProblem]:
     starts = {"triggers.schedule": spec.triggers.schedule, "triggers.on_new_data": spec.triggers.new_data}
     named = [name for name, value in starts.items() if value is not None]
     if not named or spec.gate.false_promotions is not None:

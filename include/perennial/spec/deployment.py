@@ -109,7 +109,10 @@ class Rollout(SpecPart):
 
 
 class Canary(Rollout):
-    """A growing share of the keys is answered by the challenger, until it is promoted or taken back."""
+    """A growing share of the keys is answered by the challenger, until it is promoted or taken back.
+
+    Checked; no DAG walks it so far.
+    """
 
     steps: Annotated[tuple[Percent, ...], Field(strict=False, min_length=1, max_length=20)] = (5.0, 25.0, 50.0, 100.0)
     """Percent of the keys at each step, growing. `[100]`: at once."""
@@ -128,7 +131,10 @@ class Canary(Rollout):
 
 
 class Shadow(Rollout):
-    """The challenger scores a copy of the requests and answers nobody; it comes before the canary."""
+    """The challenger scores a copy of the requests and answers nobody; it comes before the canary.
+
+    Checked; no DAG walks it so far.
+    """
 
     percent: Percent = 100.0
     """Of the keys."""
@@ -149,7 +155,10 @@ class Log(SpecPart):
 
 
 class SmokeTest(SpecPart):
-    """Before any traffic: the model loads in a clean process, and scores rows of the holdout as evaluate did."""
+    """Before any traffic: the model loads in a clean process, and scores rows of the holdout as evaluate did.
+
+    Checked; without effect so far: promote tries the model out on its input example, in its own process.
+    """
 
     rows: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Of the holdout."""

@@ -318,6 +318,17 @@ def test_check_warns_of_a_gate_that_is_asked_again_and_again_without_a_budget(
     assert shell.json("check")[1]["warnings"] == []
 
 
+def test_check_warns_of_a_canary_that_nothing_walks_yet(world: World, shell: Shell) -> None:
+    service: dict[str, Any] = {"kind": "scoring_service", "log": {"percent": 10}}
+    respec(world, deployment=service)
+    assert shell.json("check")[1]["warnings"] == []
+    respec(world, deployment={**service, "canary": {"steps": [5, 100]}, "smoke_test": {"rows": 10}})
+    code, told = shell.json("check")
+    assert (code, told["problems"]) == (0, [])
+    assert [warning["field"] for warning in told["warnings"]] == ["deployment.canary", "deployment.smoke_test"]
+    assert "no effect so far" in told["warnings"][0]["allowed"]
+
+
 def test_text_from_outside_is_no_markup_on_the_terminal(world: World, shell: Shell) -> None:
     world.land(range(28))
     respec(world, description="[bold]hello[/bold]", evaluation={"primary": "[red]rsme[/red]"})
