@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 
 import pytest
 from tests.contract.registries import Memory, Mlflow, Place, Registry, mlflow_server
+from tests.contract.s3_servers import Server, moto_server, rclone_server
 
 from perennial.testing.registry import MemoryRegistry
 
@@ -15,6 +17,23 @@ from perennial.testing.registry import MemoryRegistry
 def mlflow_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
     with mlflow_server(tmp_path_factory.mktemp("mlflow")) as place:
         yield place
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest) -> str:
+    return "t" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+
+
+@pytest.fixture(scope="session")
+def moto_running() -> Iterator[Server]:
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", "mlflow"])

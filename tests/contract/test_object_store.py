@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.objects import BIG_BYTES, TEXT
-from tests.contract.objects import s3_store as _s3_store
-from tests.contract.objects import sha256 as _sha256
-from tests.contract.s3_servers import Server, moto_server, rclone_server
+from tests.contract.objects import BIG_BYTES, TEXT, s3_store, sha256
 
 from perennial.errors import NotFoundError, TerminalError
 from perennial.ports import ObjectStore
@@ -21,30 +16,13 @@ from perennial.testing import FolderStore
 ODD_KEYS = ("a b+c&d=1.txt", "month=1/ümlaut %20.txt", "q'(1)!~*.txt", 'say "x" <y>.txt')
 
 
-@pytest.fixture
-def bucket(request: pytest.FixtureRequest) -> str:
-    return "t" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
-
-
 @pytest.fixture(params=["folder", "moto", "rclone"])
 def store(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         folder = FolderStore(tmp_path / "store")
         folder.add_bucket(bucket)
         return folder
-    return _s3_store(request.getfixturevalue(f"{request.param}_running"), bucket)
-
-
-@pytest.fixture(scope="module")
-def moto_running() -> Iterator[Server]:
-    with moto_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rclone_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
-        yield server
+    return s3_store(request.getfixturevalue(f"{request.param}_running"), bucket)
 
 
 def test_written_object_reads_back(store: ObjectStore, bucket: str) -> None:
@@ -158,7 +136,7 @@ def test_uploaded_file_downloads_with_the_same_digest(
     source.write_bytes(os.urandom(size_bytes))
     store.upload(source, uri, content_type="application/octet-stream")
     facts = store.download(uri, target)
-    assert _sha256(target) == _sha256(source)
+    assert sha256(target) == sha256(source)
     head = store.head(uri)
     assert head is not None
     assert (facts.etag, facts.size_bytes) == (head.etag, size_bytes)

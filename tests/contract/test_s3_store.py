@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import socket
@@ -14,10 +13,8 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
-from tests.contract.objects import BIG_BYTES, TEXT
-from tests.contract.objects import s3_store as _s3_store
-from tests.contract.objects import sha256 as _sha256
-from tests.contract.s3_servers import SECRET_KEY, Server, answer, moto_server, rclone_server
+from tests.contract.objects import BIG_BYTES, TEXT, s3_store, sha256
+from tests.contract.s3_servers import SECRET_KEY, Server, answer
 
 from perennial.adapters.s3 import PART_BYTES
 from perennial.errors import NotFoundError, StoreUnavailableError, TerminalError
@@ -31,26 +28,9 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     running.before_send.clear()
 
 
-@pytest.fixture
-def bucket(request: pytest.FixtureRequest) -> str:
-    return "t" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
-
-
-@pytest.fixture(scope="module")
-def moto_running() -> Iterator[Server]:
-    with moto_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rclone_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
-        yield server
-
-
 def test_folder_marker_is_not_listed(moto_running: Server, bucket: str) -> None:
     # rclone keeps markers as plain files, so there is nothing to tell them by.
-    store = _s3_store(moto_running, bucket)
+    store = s3_store(moto_running, bucket)
     for key in ("in/", "in/sub/", "in/sub/a.txt"):
         store.write(f"s3://{bucket}/{key}", b"", content_type=TEXT)
     assert [info.uri for info in store.list(f"s3://{bucket}/in/")] == [f"s3://{bucket}/in/sub/a.txt"]
@@ -58,7 +38,7 @@ def test_folder_marker_is_not_listed(moto_running: Server, bucket: str) -> None:
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError", ""])
 def test_server_error_twice_is_retried(server: Server, bucket: str, code: str) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     uri = f"s3://{bucket}/a.txt"
     left = []
 
@@ -78,7 +58,7 @@ def test_server_error_twice_is_retried(server: Server, bucket: str, code: str) -
 
 
 def test_server_error_that_stays_is_unavailable(server: Server, bucket: str, tmp_path: Path) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     uri = f"s3://{bucket}/a.txt"
     big = tmp_path / "big"
     big.write_bytes(b"\0" * (PART_BYTES + 1))
@@ -106,7 +86,7 @@ def test_nobody_listening_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_store_that_rejects_the_condition_is_written_without_it(server: Server, bucket: str) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     uri = f"s3://{bucket}/a.txt"
 
     def fault(request: Any) -> AWSResponse | None:
@@ -120,7 +100,7 @@ def test_store_that_rejects_the_condition_is_written_without_it(server: Server, 
 
 def test_writer_that_came_between_is_not_overwritten(moto_running: Server, bucket: str) -> None:
     # rclone ignores the condition.
-    store = _s3_store(moto_running, bucket)
+    store = s3_store(moto_running, bucket)
     uri = f"s3://{bucket}/a.txt"
     store.write(uri, b"first", content_type=TEXT)
     moto_running.before_send.append(lambda request: answer(request, 404, "") if request.method == "HEAD" else None)
@@ -134,7 +114,7 @@ def test_writer_that_came_between_is_not_overwritten(moto_running: Server, bucke
 def test_object_replaced_while_it_is_downloaded_is_tried_again_later(
     server: Server, bucket: str, tmp_path: Path
 ) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     uri = f"s3://{bucket}/big.bin"
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(b"1" * BIG_BYTES)
@@ -156,12 +136,12 @@ def test_object_replaced_while_it_is_downloaded_is_tried_again_later(
         store.download(uri, tmp_path / "got")
     assert not (tmp_path / "got").exists()
     store.download(uri, tmp_path / "got")
-    assert _sha256(tmp_path / "got") == _sha256(second)
+    assert sha256(tmp_path / "got") == sha256(second)
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "SignatureDoesNotMatch"])
 def test_denied_access_tells_the_next_step(server: Server, bucket: str, code: str) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     server.before_send.append(lambda request: answer(request, 403, code))
     with pytest.raises(TerminalError, match=r"credentials") as caught:
         store.read(f"s3://{bucket}/a.txt")
@@ -177,7 +157,7 @@ def test_unknown_access_key_is_refused(rclone_running: Server, bucket: str) -> N
 
 
 def test_store_used_before_a_fork_works_in_the_child(server: Server, bucket: str) -> None:
-    store = _s3_store(server, bucket)
+    store = s3_store(server, bucket)
     uri = f"s3://{bucket}/a.txt"
     store.write(uri, b"parent", content_type=TEXT)
 

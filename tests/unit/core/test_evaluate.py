@@ -19,7 +19,7 @@ from perennial.domain.fingerprint import canonical_json, sha256_of
 from perennial.domain.references import EvaluationRef
 from perennial.errors import IntegrityError, NoDataError, TerminalError
 from perennial.stages.evaluate import evaluate_models
-from tests.unit.core.evaluating import evaluate as _evaluate
+from tests.unit.core.evaluating import evaluate
 from tests.unit.core.judging import (
     ROOT,
     Bench,
@@ -46,7 +46,7 @@ def _result(bench: Bench, reference: EvaluationRef) -> EvaluationResult:
 
 def test_both_models_are_measured_on_the_same_rows(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
-    reference = _evaluate(bench, bench.train(Column("good"), name="new"))
+    reference = evaluate(bench, bench.train(Column("good"), name="new"))
     result = _result(bench, reference)
     rows = holdout_rows()
     found = result.comparisons["roc_auc"]
@@ -65,7 +65,7 @@ def test_both_models_are_measured_on_the_same_rows(bench: Bench) -> None:
 
 
 def test_no_champion_is_a_case_of_its_own(bench: Bench) -> None:
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new")))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new")))
     assert (result.champion_version, result.champion) == (None, None)
     assert result.comparisons["roc_auc"].difference is None
     assert result.comparisons["roc_auc"].challenger.low is not None
@@ -74,18 +74,18 @@ def test_no_champion_is_a_case_of_its_own(bench: Bench) -> None:
 def test_running_again_gives_the_same_reference_and_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
     challenger = bench.train(Column("good"), name="new")
-    first = _evaluate(bench, challenger)
-    assert _evaluate(bench, challenger) == first
+    first = evaluate(bench, challenger)
+    assert evaluate(bench, challenger) == first
     elsewhere = Bench(tmp_path / "elsewhere")
     elsewhere.enthrone(elsewhere.train(Column("poor"), name="old"))
-    again = _evaluate(elsewhere, elsewhere.train(Column("good"), name="new"))
+    again = evaluate(elsewhere, elsewhere.train(Column("good"), name="new"))
     assert elsewhere.store.read(again.uri) == bench.store.read(first.uri)
     assert elsewhere.store.read(again.scores_uri) == bench.store.read(first.scores_uri)
 
 
 def test_evaluation_survives_its_json(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
-    reference = _evaluate(bench, bench.train(NotFinite("good"), name="new"))
+    reference = evaluate(bench, bench.train(NotFinite("good"), name="new"))
     result = _result(bench, reference)
     assert canonical_json(asdict(result)) == bench.store.read(reference.uri)
 
@@ -93,14 +93,14 @@ def test_evaluation_survives_its_json(bench: Bench) -> None:
 @pytest.mark.parametrize("change", [{"gate": {"min_rows": 501}}, {"training": {"seed": 8}}])
 def test_another_policy_or_seed_is_another_evaluation(bench: Bench, change: dict[str, Any]) -> None:
     challenger = bench.train(Column("good"), name="new")
-    first = _evaluate(bench, challenger)
+    first = evaluate(bench, challenger)
     bench.respec(**change)
-    assert _evaluate(bench, challenger).uri != first.uri
+    assert evaluate(bench, challenger).uri != first.uri
 
 
 def test_scores_of_each_row_are_kept(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
-    reference = _evaluate(bench, bench.train(Column("good"), name="new"))
+    reference = evaluate(bench, bench.train(Column("good"), name="new"))
     scores = pd.read_parquet(io.BytesIO(bench.store.read(reference.scores_uri)))
     rows = holdout_rows()
     assert list(scores) == ["id", "at", "day", "origin", "late", "challenger_score", "champion_score"]
@@ -112,7 +112,7 @@ def test_slices_hold_the_primary_metric_of_both(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
     rows = holdout_rows()
     rows.loc[rows.index[:3], "origin"] = None
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new"), rows))
     by_value = {part.value: part for part in result.slices}
     assert set(by_value) == {"EWR", "JFK", "(missing)"}
     here = rows[rows["origin"] == "JFK"]
@@ -125,7 +125,7 @@ def test_empty_holdout_is_no_data(bench: Bench) -> None:
     rows = holdout_rows()
     rows["at"] -= timedelta(days=300)
     with pytest.raises(NoDataError, match="holdout window"):
-        _evaluate(bench, bench.train(Column("good"), name="new"), rows)
+        evaluate(bench, bench.train(Column("good"), name="new"), rows)
 
 
 @pytest.mark.parametrize("who", ["old", "new"])
@@ -134,7 +134,7 @@ def test_changed_model_files_are_an_integrity_error(bench: Bench, who: str) -> N
     bench.enthrone(models["old"])
     bench.registry.corrupt(models[who].model_uri)
     with pytest.raises(IntegrityError):
-        _evaluate(bench, models["new"])
+        evaluate(bench, models["new"])
 
 
 def test_changed_manifest_is_an_integrity_error(bench: Bench) -> None:
@@ -155,7 +155,7 @@ def test_champion_is_scored_on_the_columns_it_was_trained_on(bench: Bench) -> No
     rows = holdout_rows()
     rows["retired"] = rows["poor"]
     bench.enthrone(bench.train(Column("retired", features=("retired",)), name="old"))
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new"), rows))
     found = result.comparisons["roc_auc"].champion
     assert found is not None
     assert found.value == pytest.approx(roc_auc_score(rows["late"], rows["poor"]))
@@ -165,19 +165,19 @@ def test_champion_with_the_classes_in_the_other_order_is_scored_right(bench: Ben
     rows = holdout_rows()
     rows["flipped"] = 1 - rows["poor"]
     bench.enthrone(bench.train(Column("flipped", classes=(1, 0), features=("flipped",)), name="old"))
-    found = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows)).comparisons["roc_auc"]
+    found = _result(bench, evaluate(bench, bench.train(Column("good"), name="new"), rows)).comparisons["roc_auc"]
     assert found.champion is not None
     assert found.champion.value == pytest.approx(roc_auc_score(rows["late"], rows["poor"]))
 
 
 def test_challenger_that_cannot_score_is_terminal(bench: Bench) -> None:
     with pytest.raises(TerminalError, match="challenger cannot score"):
-        _evaluate(bench, bench.train(Raising("good"), name="new"))
+        evaluate(bench, bench.train(Raising("good"), name="new"))
 
 
 def test_challenger_score_that_is_not_finite_is_a_defect_without_metrics(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
-    result = _result(bench, _evaluate(bench, bench.train(NotFinite("good"), name="new")))
+    result = _result(bench, evaluate(bench, bench.train(NotFinite("good"), name="new")))
     assert result.defects == ("The challenger gives a score that is not a finite number in 1 of 840 rows.",)
     assert all(found.challenger.value is None for found in result.comparisons.values())
     assert all(found.difference is not None and found.difference.low is None for found in result.comparisons.values())
@@ -185,7 +185,7 @@ def test_challenger_score_that_is_not_finite_is_a_defect_without_metrics(bench: 
 
 def test_champion_with_one_score_for_all_rows_is_judged_and_noted(bench: Bench) -> None:
     bench.enthrone(bench.train(Constant("poor"), name="old"))
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new")))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new")))
     assert result.defects == ()
     assert result.notes == ("The champion gives all 840 rows the same score: it tells nothing apart.",)
     assert result.comparisons["roc_auc"].difference is not None
@@ -202,21 +202,21 @@ def test_setting_of_the_gate_does_not_draw_the_intervals_anew(bench: Bench) -> N
     """Otherwise whoever dislikes a verdict tries the next seed."""
     bench.enthrone(bench.train(Column("poor"), name="old"))
     challenger = bench.train(Column("good"), name="new")
-    first = _result(bench, _evaluate(bench, challenger))
+    first = _result(bench, evaluate(bench, challenger))
     bench.respec(gate={"min_rows": 501, "floors": {"roc_auc": 0.6}}, training={"seed": 8})
-    assert _ends(_result(bench, _evaluate(bench, challenger))) == _ends(first)
+    assert _ends(_result(bench, evaluate(bench, challenger))) == _ends(first)
 
 
 def test_other_rows_draw_the_intervals_anew(bench: Bench) -> None:
     bench.enthrone(bench.train(Column("poor"), name="old"))
     challenger, rows = bench.train(Column("good"), name="new"), holdout_rows()
-    first = _result(bench, _evaluate(bench, challenger, rows))
+    first = _result(bench, evaluate(bench, challenger, rows))
     rows["id"] += 1_000_000
-    assert _ends(_result(bench, _evaluate(bench, challenger, rows))) != _ends(first)
+    assert _ends(_result(bench, evaluate(bench, challenger, rows))) != _ends(first)
 
 
 def test_challenger_with_one_score_for_all_rows_is_a_defect(bench: Bench) -> None:
-    result = _result(bench, _evaluate(bench, bench.train(Constant("good"), name="new")))
+    result = _result(bench, evaluate(bench, bench.train(Constant("good"), name="new")))
     assert "same score" in result.defects[0]
     assert result.comparisons["roc_auc"].challenger.value == 0.5
 
@@ -226,7 +226,7 @@ def test_label_that_cannot_be_used_leaves_no_metric_and_a_note(bench: Bench, lab
     rows = holdout_rows()
     rows["late"] = rows["late"].astype("Int64")
     rows.loc[[3, 4], "late"] = label
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new"), rows))
     assert result.comparisons["roc_auc"].challenger.value is None
     assert why in result.notes[0]
 
@@ -236,14 +236,14 @@ def test_labels_of_another_type_than_in_training_are_the_same_classes(bench: Ben
     rows = holdout_rows()
     expected = roc_auc_score(rows["late"], rows["good"])
     rows["late"] = rows["late"].astype(kind)
-    result = _result(bench, _evaluate(bench, bench.train(Column("good"), name="new"), rows))
+    result = _result(bench, evaluate(bench, bench.train(Column("good"), name="new"), rows))
     assert result.comparisons["roc_auc"].challenger.value == pytest.approx(expected)
 
 
 def test_challenger_that_is_the_champion_is_noted(bench: Bench) -> None:
     model = bench.train(Column("good"), name="new")
     bench.enthrone(model)
-    result = _result(bench, _evaluate(bench, model))
+    result = _result(bench, evaluate(bench, model))
     assert result.notes == ("The challenger is champion version 1 itself: the same bytes.",)
     gap = result.comparisons["roc_auc"].difference
     assert gap is not None
@@ -258,7 +258,7 @@ def test_regression_is_measured_in_the_labels_unit(bench: Bench) -> None:
     )
     bench.enthrone(bench.train(Predicting("poor"), name="old"))
     rows = holdout_rows()
-    result = _result(bench, _evaluate(bench, bench.train(Predicting("good"), name="new"), rows))
+    result = _result(bench, evaluate(bench, bench.train(Predicting("good"), name="new"), rows))
     assert result.comparisons["mae"].challenger.value == pytest.approx((rows["late"] - rows["good"]).abs().mean())
     gap = result.comparisons["mae"].difference
     assert gap is not None
@@ -276,7 +276,7 @@ def test_multiclass_models_with_other_classes_are_compared_on_all_of_them(bench:
     names = np.array(["a", "b", "c"])
     rows["late"] = names[(rows["good"] * 3).astype(int)]
     bench.enthrone(bench.train(Classes(("a", "b"), 0.5), name="old"))
-    reference = _evaluate(bench, bench.train(Classes(("a", "b", "c"), 0.9), name="new"), rows)
+    reference = evaluate(bench, bench.train(Classes(("a", "b", "c"), 0.9), name="new"), rows)
     result = _result(bench, reference)
     assert result.comparisons["accuracy"].challenger.value == 1.0
     found = result.comparisons["log_loss"]
