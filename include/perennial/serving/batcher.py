@@ -158,7 +158,9 @@ class Batcher:
         For n jobs, of which k raise, at most about 2 k log2(n) predictions.
         """
         now = time.monotonic()
-        waiting = [(job, batch) for job in jobs if (batch := job.batch) is not None]
+        # Cancelled is known at once; `let_go` frees the rows of it only when the loop comes to its callbacks.
+        wanted = (job for job in jobs if not job.answer.cancelled())
+        waiting = [(job, batch) for job in wanted if (batch := job.batch) is not None]
         late = [job for job, _ in waiting if now > job.deadline]
         yield from ((job, DeadlineError("the request waited for longer than its time limit")) for job in late)
         jobs = [job for job, _ in waiting if now <= job.deadline]
