@@ -110,6 +110,10 @@ class RegistryUnavailableError(TransientError):
     """The MLflow server did not answer, or answered with a server error."""
 
 
+class DeployerUnavailableError(TransientError):
+    """What serves the models (SageMaker, Kubernetes) did not answer, or is busy with an earlier change."""
+
+
 class LockTimeoutError(TransientError):
     """Others held the model's lock, or used it all the time, for as long as we were willing to wait."""
 

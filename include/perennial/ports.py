@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from perennial.domain.traffic import Role
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow.fs as arrow_fs
@@ -198,6 +200,65 @@ class ModelRegistry(Protocol):
 
     def run_url(self, run_id: str) -> str:
         """Where a person looks at the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A challenger beside the champion on live traffic."""
+
+    champion: RegisteredVersion
+    challenger: RegisteredVersion
+    role: Role
+    """CANARY: answers a share of the requests. SHADOW: scores a copy of them."""
+    rollout_id: str
+    """Whose split it is; also the salt that says which keys are in the share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentStatus:
+    """What serves a model, as far as the platform tells."""
+
+    champion: str | None
+    """Registry version that answers all that the challenger does not; None: none, or the platform follows the alias."""
+    challenger: str | None = None
+    role: Role | None = None
+    """The challenger's."""
+    share: float = 0.0
+    """Percent of the requests that the challenger gets, or of which it gets a copy."""
+    rollout_id: str | None = None
+    """Whose split is in force; None: nobody's."""
+    ready: bool = True
+    """Whether what was asked for last is in force."""
+    problem: str = ""
+    """Why it will never be; empty: it is, or is on the way."""
+
+
+class Deployer(Protocol):
+    """Where a model serves. Each method may be called again with the same arguments and then changes nothing.
+
+    Raises (all methods): DeployerUnavailableError when the platform does not answer, or asks to slow down, or is busy
+    with an earlier change; TerminalError when it refuses (says what to change).
+    """
+
+    def deploy(self, split: Split) -> None:
+        """Bring the challenger up beside the champion, without a share. Returns at once; `status` tells when it is."""
+        ...
+
+    def shift(self, split: Split, share: float) -> None:
+        """Give the challenger this percentage of the requests, or of their copies. Called at each look: also renews."""
+        ...
+
+    def status(self, model: str) -> DeploymentStatus:
+        """What is in force."""
+        ...
+
+    def promote(self, champion: RegisteredVersion) -> None:
+        """Let this version answer everything, and take every other one out of service. Also for a first champion."""
+        ...
+
+    def roll_back(self, champion: RegisteredVersion) -> None:
+        """Let this version, which answers already, answer everything at once; take the challenger out of service."""
         ...
 
 

@@ -14,7 +14,9 @@ OUTCOMES: Final = ("decision", "nothing_new", "refused")
 """What a run came to: exactly one of them a run that comes to an end."""
 MOVES: Final = ("promotion", "rollback", "outside")
 """Changes of the champion. `outside`: the alias was found moved by something that is not Perennial."""
-KINDS: Final = (*OUTCOMES, "approval", *MOVES)
+ROLLOUT: Final = "rollout"
+"""A challenger's shadow or canary came to its end."""
+KINDS: Final = (*OUTCOMES, "approval", ROLLOUT, *MOVES)
 SCHEMA_VERSION: Final = 2
 _POSITION: Final = frozenset({"recorded_at", "sequence", "previous_sha256"})
 _CHAMPION: Final = frozenset({"champion_before", "champion_after"})
@@ -61,11 +63,11 @@ class LedgerEntry:
     actor: str | None = None
     """Who approved, declined, rolled back or broke the glass; None if nobody did."""
     approved: bool | None = None
-    """Of an `approval`: the answer."""
+    """Of an `approval`: the answer. Of a `rollout`: whether the challenger passed."""
     break_glass: bool = False
     """Whether the gate's verdict, or an approval, was overridden."""
     quarantined: Mapping[str, str] = field(default_factory=dict)
-    """Of a `rollback`: digest of each model that must not be promoted again, with a sentence that says why."""
+    """Of a `rollback` or `rollout`: digest of each model that must not be promoted again, and a sentence why."""
     digest: str | None = None
     """Of a move: digest of the model that is champion afterwards."""
     sequence: int = 0

@@ -154,6 +154,40 @@ class ApprovalRef(Reference):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SmokeTestRef(Reference):
+    """What the challenger did in a clean process, before any traffic."""
+
+    kind: ClassVar[str] = "smoke_test"
+    uri: str
+    sha256: str
+    digest: str
+    """Of the model that was tried out."""
+    passed: bool
+    """False only where the glass was broken: else a failure ends the run."""
+    rows: int
+    """Of the holdout, whose scores were compared with those of evaluate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRef(Reference):
+    """How a challenger's shadow or canary ended."""
+
+    kind: ClassVar[str] = "rollout"
+    phase: str
+    """`shadow` or `canary`."""
+    uri: str
+    """The record, with every step's readings."""
+    sha256: str
+    page_uri: str
+    ledger_uri: str
+    passed: bool
+    version: str
+    """The challenger's, in the registry."""
+    summary: str
+    """One sentence, at most 500 characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionRef(Reference):
     """What production serves after the decision was carried out."""
 

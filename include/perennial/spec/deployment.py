@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from perennial.spec.fields import Columns, Duration, SpecPart
 
-MIN_SPAN: Final = timedelta(minutes=1)
+MIN_SPAN: Final = timedelta(seconds=10)
 """Of a step and of what extends it: what is looked at each few seconds cannot be timed more finely."""
 MAX_WALK: Final = timedelta(days=30)
 """Of a whole rollout: its state, its log and its people are expected to be around so long."""
@@ -102,7 +102,7 @@ class Rollout(SpecPart):
     @classmethod
     def _can_be_timed(cls, value: timedelta) -> timedelta:
         if value < MIN_SPAN:
-            raise ValueError("must be at least 1m")
+            raise ValueError("must be at least 10s")
         if value > MAX_WALK:
             raise ValueError(f"must be at most {MAX_WALK.days}d")
         return value
@@ -175,10 +175,9 @@ class SmokeTest(SpecPart):
         return value
 
 
-class ScoringService(SpecPart):
-    """Perennial's own scoring service, `perennial serve`."""
+class Deployment(SpecPart):
+    """What all ways of serving have in common."""
 
-    kind: Literal["scoring_service"]
     smoke_test: SmokeTest = SmokeTest()
     shadow: Shadow | None = None
     canary: Canary | None = None
@@ -193,7 +192,13 @@ class ScoringService(SpecPart):
         return {name: rollout for name, rollout in given.items() if rollout is not None}
 
     @model_validator(mode="after")
-    def _rollouts_can_be_judged(self) -> ScoringService:
+    def _rollouts_can_be_judged(self) -> Self:
         if self.log is None and self.rollouts:
             raise ValueError(f"log: is what the {' and '.join(self.rollouts)} is judged by; it cannot be null")
         return self
+
+
+class ScoringService(Deployment):
+    """Perennial's own scoring service, `perennial serve`."""
+
+    kind: Literal["scoring_service"]

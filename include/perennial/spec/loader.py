@@ -22,6 +22,8 @@ SUFFIXES: Final = (".yaml", ".yml")
 MAX_SPEC_BYTES: Final = 256 * 1024
 MAX_NAMED: Final = 20
 """Models that a message lists."""
+_WITH_KIND: Final = (("deployment",), ("gate", "rule"))
+"""Parts of a spec of which there are several kinds."""
 _SECRET_NAME: Final = re.compile(r"(?i)(^|_)(password|passwd|secret|token|api_?key|(access|secret)_?key|credentials?)$")
 _SECRET_VALUE: Final = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----")
 HIDDEN: Final = "(hidden)"
@@ -161,7 +163,12 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _problem(file: str, detail: ErrorDetails) -> SpecProblem:
-    field = ".".join(str(part) for part in detail["loc"]) or "(whole spec)"
+    field = ".".join(_as_written(detail["loc"])) or "(whole spec)"
+    if detail["type"] == "union_tag_not_found":
+        return SpecProblem(file, f"{field}.kind", "(missing)", "this field is required")
+    if detail["type"] == "union_tag_invalid":
+        given = detail["ctx"]
+        return SpecProblem(file, f"{field}.kind", repr(given["tag"]), f"must be one of {given['expected_tags']}")
     if detail["type"] == "missing":
         return SpecProblem(file, field, "(missing)", "this field is required")
     # Of a whole section that is wrong, a secret may be one part.
@@ -171,6 +178,15 @@ def _problem(file: str, detail: ErrorDetails) -> SpecProblem:
     if detail["type"] == "extra_forbidden":
         return SpecProblem(file, field, value, "there is no such field")
     return SpecProblem(file, field, value, detail["msg"].removeprefix("Value error, "))
+
+
+def _as_written(location: tuple[int | str, ...]) -> list[str]:
+    """The fields' names as the file has them: pydantic puts a part's `kind` between the part and its fields."""
+    parts = [str(part) for part in location]
+    for union in _WITH_KIND:
+        if tuple(parts[: len(union)]) == union and len(parts) > len(union):
+            del parts[len(union)]
+    return parts
 
 
 def _short(value: Any) -> str:

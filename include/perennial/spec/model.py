@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from perennial.domain.metric_names import METRICS, Task, metrics_for
-from perennial.spec.deployment import ScoringService
 from perennial.spec.fields import Name, SpecPart, format_duration
 from perennial.spec.parts import Approval, Data, Evaluation, Gate, Training, Triggers, Validation
+from perennial.spec.platforms import AnyDeployment
 
 
 class ModelSpec(SpecPart):
@@ -25,7 +25,7 @@ class ModelSpec(SpecPart):
     evaluation: Evaluation
     gate: Gate
     approval: Approval = Approval()
-    deployment: ScoringService | None = None
+    deployment: AnyDeployment | None = None
     triggers: Triggers = Triggers()
 
     @property

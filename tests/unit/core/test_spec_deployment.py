@@ -84,9 +84,9 @@ def test_everything_written_out_is_read(tmp_path: Path) -> None:
         ({"canary": {"steps": [0, 100]}}, "deployment.canary.steps.0", "greater than 0"),
         ({"canary": {"steps": [5, 101]}}, "deployment.canary.steps.1", "less than or equal to 100"),
         ({"canary": {"steps": ["5", 100]}}, "deployment.canary.steps.0", "number"),
-        ({"canary": {"every": "0s"}}, "deployment.canary.every", "at least 1m"),
+        ({"canary": {"every": "0s"}}, "deployment.canary.every", "at least 10s"),
         ({"canary": {"every": "10"}}, "deployment.canary.every", "whole number and a unit"),
-        ({"canary": {"max_extend": "59s"}}, "deployment.canary.max_extend", "at least 1m"),
+        ({"canary": {"max_extend": "9s"}}, "deployment.canary.max_extend", "at least 10s"),
         ({"canary": {"max_extend": "31d"}}, "deployment.canary.max_extend", "at most 30d"),
         ({"canary": {"guardrails": {"errors": {}}}}, "deployment.canary.guardrails.errors", "no such field"),
         (
