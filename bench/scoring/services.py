@@ -84,7 +84,7 @@ class Storage(Stack):
         specs.mkdir()
         spec = yaml.safe_load((REPOSITORY / f"include/models/{MODEL}.yaml").read_text())
         if not log:
-            spec["deployment"]["log"] = None
+            spec["deployment"] = {"kind": "scoring_service", "log": None}
         (specs / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec))
         command = [sys.executable, "-m", "perennial.cli", "serve", "--port", str(port)]
         self.serve(name, command, port, {"PERENNIAL_SPECS": str(specs), "PERENNIAL_USE_DEMO": "0"})

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 PAGES_PREFIX: Final = "/perennial"
 """Where the plugin's web application is mounted in Airflow's web server."""
-PAGE_KINDS: Final = ("validations", "decisions")
+PAGE_KINDS: Final = ("validations", "decisions", "rollouts")
 """Folders of the store whose pages are served."""
 
 

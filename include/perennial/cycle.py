@@ -1,15 +1,14 @@
-"""The stages bound to a runtime, and a whole cycle of them in one process. The DAG's operators call these too."""
+"""The stages bound to a runtime: what the DAG's operators call, and `perennial.whole_cycle`."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from perennial.domain.evaluation import EvaluationResult
 from perennial.domain.fingerprint import policy_digest
@@ -19,31 +18,36 @@ from perennial.domain.references import (
     EvaluationRef,
     ModelRef,
     PromotionRef,
-    Reference,
     RollbackRef,
+    RolloutRef,
+    SmokeTestRef,
     SnapshotRef,
     ValidationRef,
-    Verdict,
 )
 from perennial.domain.run_request import RollbackRequest, RunRequest, require_break_glass_allowed
+from perennial.errors import PerennialError
 from perennial.runtime import Runtime
 from perennial.spec import ModelSpec, load_suite
 from perennial.stages.estimator import code_version, make_importable
 
-T = TypeVar("T", bound=Reference)
+if TYPE_CHECKING:
+    from perennial.stages.rollout import Look
+
 _log = logging.getLogger(__name__)
 
 
 def snapshot(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> SnapshotRef:
     """Freeze the landed data; `nothing_new_since` is set when this very training was judged before.
 
-    Before that, whatever happened to the champion since the last run is put on record.
+    Before that, whatever happened to the champion since the last run is put on record, and what a run that was killed
+    has left in traffic is taken back.
     """
     from perennial.stages.snapshot import take_snapshot
 
     require_break_glass_allowed(spec, request)
     with _timed(spec, request, "snapshot"):
         runtime.door.settle(spec.name, owner=request.run_id)
+        _end_abandoned(runtime, spec, request)
         return take_snapshot(
             spec,
             request,
@@ -189,6 +193,86 @@ def approved_already(runtime: Runtime, request: RunRequest, decision: DecisionRe
     return yes_on_record(runtime.ledger, request, decision)
 
 
+def nothing_to_try(
+    spec: ModelSpec,
+    decision: DecisionRef,
+    approval: ApprovalRef | None = None,
+    rollouts: Sequence[RolloutRef] = (),
+    *,
+    phase: str,
+) -> str | None:
+    """Why `smoke_test`, `shadow` or `canary` has nothing to do, in one sentence for people; None: it has."""
+    from perennial.stages.rollout import nothing_to_try
+
+    return nothing_to_try(spec, decision, approval, rollouts, phase=phase)
+
+
+def smoke_test(
+    runtime: Runtime,
+    spec: ModelSpec,
+    request: RunRequest,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    evaluation: EvaluationRef,
+    decision: DecisionRef,
+) -> SmokeTestRef:
+    """Try the challenger out in a clean process, before any traffic. Only where `nothing_to_try` says None.
+
+    Raises:
+        SmokeTestError: it failed, and the report is published; with broken glass the reference's `passed` is False.
+    """
+    from perennial.stages.smoke_test import smoke_test_in_clean_process
+
+    with _timed(spec, request, "smoke_test"):
+        return smoke_test_in_clean_process(
+            spec,
+            request,
+            snapshot=snapshot,
+            model=model,
+            evaluation=evaluation,
+            decision=decision,
+            store=runtime.store,
+            root=runtime.root,
+            registry=runtime.registry,
+            clock=runtime.clock,
+            tester=runtime.smoke_tester,
+        )
+
+
+def roll_out(
+    runtime: Runtime, spec: ModelSpec, request: RunRequest, *, phase: str, model: ModelRef, decision: DecisionRef
+) -> Look:
+    """One look at the challenger's `shadow` or `canary`; the first one begins it. Blocks for seconds at most.
+
+    Call it again after `Look.wait`, until `Look.ended` is there. After a TransientError nothing has advanced: wait, and
+    look again. Anybody may look, also two at once; a look after the end gives the same end.
+    """
+    from perennial.addresses import page_address
+    from perennial.stages.rollout import look
+
+    make_importable(runtime.import_roots)
+    address = page_address(decision.page_uri, root=runtime.root, model=spec.name, airflow_url=runtime.airflow_url)
+    tags = {"perennial.decision_uri": decision.uri, "perennial.decision_url": address}
+    return look(
+        spec,
+        request,
+        phase=phase,
+        decision=decision,
+        model=model,
+        deployer=runtime.deployer(spec),
+        door=runtime.door,
+        tags={name: tag for name, tag in tags.items() if tag},
+    )
+
+
+def stop_rollout(runtime: Runtime, spec: ModelSpec, request: RollbackRequest) -> RolloutRef:
+    """Take the challenger that is being tried out back, because a person says so."""
+    from perennial.stages.rollout import stop
+
+    with _timed(spec, request, "stop"):
+        return stop(spec, request, door=runtime.door, deployer=runtime.deployer(spec))
+
+
 def promote(
     runtime: Runtime,
     spec: ModelSpec,
@@ -198,8 +282,23 @@ def promote(
     evaluation: EvaluationRef,
     decision: DecisionRef,
     approval: ApprovalRef | None = None,
+    smoke: SmokeTestRef | None = None,
+    rollouts: Sequence[RolloutRef] = (),
 ) -> PromotionRef:
-    """Carry the verdict out, whatever it is."""
+    """Carry the verdict out, whatever it is.
+
+    Args:
+        runtime: the world.
+        spec: the model's.
+        request: the run's.
+        snapshot: what the challenger was trained on.
+        model: the challenger.
+        evaluation: of it.
+        decision: to be carried out.
+        approval: the answer to it, if the spec asks for one.
+        smoke: what `smoke_test` gave; needed where the spec has a `deployment`.
+        rollouts: how shadow and canary have ended, as far as the spec asks for them.
+    """
     from perennial.addresses import page_address
     from perennial.stages.promote import carry_out
 
@@ -216,12 +315,14 @@ def promote(
             evaluation=EvaluationResult.from_dict(json.loads(runtime.store.read(evaluation.uri))),
             decision=json.loads(runtime.store.read(decision.uri)),
             approval=approval,
+            smoke=smoke,
+            rollouts=rollouts,
             run_url=runtime.registry.run_url(model.run_id),
             page_address=address or decision.page_uri,
         )
 
     make_importable(runtime.import_roots)
-    led_here = (snapshot, model, evaluation, decision, *(() if approval is None else (approval,)))
+    led_here = [item for item in (snapshot, model, evaluation, decision, approval, smoke) if item is not None]
     with _timed(spec, request, "promote"):
         return carry_out(
             spec,
@@ -229,9 +330,15 @@ def promote(
             model=model,
             decision=decision,
             approval=approval,
-            references={reference.kind: reference for reference in led_here},
+            smoke=smoke,
+            rollouts=rollouts,
+            references={
+                **{reference.kind: reference for reference in led_here},
+                **{ended.phase: ended for ended in rollouts},
+            },
             policy=_policy(runtime, spec),
             door=runtime.door,
+            deployer=runtime.deployer(spec),
             model_card=card,
             decision_url=address,
         )
@@ -243,7 +350,17 @@ def rollback(runtime: Runtime, spec: ModelSpec, request: RollbackRequest) -> Rol
 
     make_importable(runtime.import_roots)
     with _timed(spec, request, "rollback"):
-        return roll_back(spec, request, door=runtime.door)
+        return roll_back(spec, request, door=runtime.door, deployer=runtime.deployer(spec))
+
+
+def _end_abandoned(runtime: Runtime, spec: ModelSpec, request: RunRequest) -> None:
+    """A platform that does not answer, or refuses, keeps nobody from training: the next rollout looks again."""
+    from perennial.stages.rollout import end_abandoned
+
+    try:
+        end_abandoned(spec, door=runtime.door, deployer=runtime.deployer(spec), owner=request.run_id)
+    except PerennialError as error:
+        _log.warning("%s %s: cannot end what a killed rollout has left: %s", spec.name, request.run_id, error)
 
 
 def _holdout_metrics(runtime: Runtime, evaluation: EvaluationRef) -> dict[str, float]:
@@ -254,66 +371,6 @@ def _holdout_metrics(runtime: Runtime, evaluation: EvaluationRef) -> dict[str, f
 
 def _policy(runtime: Runtime, spec: ModelSpec) -> str:
     return policy_digest(spec, load_suite(runtime.specs, spec))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CycleResult:
-    """What one cycle came to. All but `snapshot` is None if there was nothing new.
-
-    `promotion` is None, too, if a PROMOTE waits for a person's approval.
-    """
-
-    snapshot: SnapshotRef
-    validation: ValidationRef | None = None
-    model: ModelRef | None = None
-    evaluation: EvaluationRef | None = None
-    decision: DecisionRef | None = None
-    promotion: PromotionRef | None = None
-
-
-def run_cycle(
-    runtime: Runtime,
-    spec: ModelSpec,
-    request: RunRequest,
-    *,
-    on_stage: Callable[[str, Reference | None], None] = lambda _name, _reference: None,
-) -> CycleResult:
-    """One cycle in this process. `on_stage` hears of each stage twice: at its start (None) and with its reference.
-
-    Raises:
-        PerennialError: as the stages do; whatever they had published by then stays.
-    """
-
-    def tell(name: str, stage: Callable[[], T]) -> T:
-        on_stage(name, None)
-        reference = stage()
-        on_stage(name, reference)
-        return reference
-
-    taken = tell("snapshot", lambda: snapshot(runtime, spec, request))
-    if taken.nothing_new_since is not None:
-        return CycleResult(snapshot=taken)
-    validation = tell("validate", lambda: validate(runtime, spec, request, taken))
-    model = tell("train", lambda: train(runtime, spec, request, taken))
-    evaluation = tell("evaluate", lambda: evaluate(runtime, spec, request, taken, model))
-    decision = tell("decide", lambda: decide(runtime, spec, request, taken, evaluation, model))
-    promotion = None
-    if _waits_for_approval(spec, decision):
-        _log.warning("%s %s: %s waits for approval, nothing was moved", spec.name, request.run_id, decision.verdict)
-    else:
-        promotion = tell("promote", lambda: promote(runtime, spec, request, taken, model, evaluation, decision))
-    return CycleResult(
-        snapshot=taken,
-        validation=validation,
-        model=model,
-        evaluation=evaluation,
-        decision=decision,
-        promotion=promotion,
-    )
-
-
-def _waits_for_approval(spec: ModelSpec, decision: DecisionRef) -> bool:
-    return spec.approval.required and decision.verdict == Verdict.PROMOTE and not decision.break_glass
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class ExpiredVerdictError(TerminalError):
 
 
 class SmokeTestError(TerminalError):
-    """A model loads, but gives no usable predictions for its own input example."""
+    """A model, tried out before it serves, does not load or does not give the predictions that it should."""
 
 
 class NotFoundError(TerminalError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from perennial.domain.fingerprint import canonical_json, sha256_of
-from perennial.domain.ledger_entry import MOVES, LedgerEntry, training_mark
+from perennial.domain.ledger_entry import MOVES, ROLLOUT, LedgerEntry, quarantined, training_mark
 from perennial.errors import LedgerConflictError, NotFoundError
 from perennial.json_objects import JSON_TYPE
 from perennial.ledger_objects import LedgerObjects, Mark, Marks, Slot, read_entry
@@ -98,6 +98,10 @@ class Ledger:
         """Every change of the champion, oldest first."""
         return self.newest(model, *MOVES, count=sys.maxsize, except_run=except_run)
 
+    def quarantine(self, model: str, *, except_run: str | None = None) -> dict[str, str]:
+        """Models that must not be promoted: why, by digest. See `perennial.domain.ledger_entry.quarantined`."""
+        return quarantined(self.newest(model, *MOVES, ROLLOUT, count=sys.maxsize, except_run=except_run))
+
     def decisions(self, model: str, fingerprint: str) -> list[LedgerEntry]:
         """Those on a training of this fingerprint, oldest first; opens no others."""
         slots = [slot for slot in self._slots(model) if slot.kind == "decision"]
@@ -112,7 +116,8 @@ class Ledger:
     def judged(self, model: str, fingerprint: str, policy: str) -> LedgerEntry | None:
         """The newest decision on a training of this fingerprint by this policy that came to its end, or None.
 
-        A PROMOTE that was neither carried out nor declined by a person has not come to its end.
+        A PROMOTE has not, unless it was carried out or declined by a person, or its rollout has put the model into
+        quarantine: one that was taken back for want of samples is tried again.
         """
         training = training_mark(fingerprint).removeprefix("-")
         slots = [slot for slot in self._slots(model) if slot.training in (training, None)]
@@ -123,7 +128,7 @@ class Ledger:
             entry = self._read(slot)
             if entry is None or (entry.fingerprint, entry.policy) != (fingerprint, policy):
                 continue
-            if entry.verdict != "PROMOTE" or self._carried_out_or_declined(entry, slots[position + 1 :]):
+            if entry.verdict != "PROMOTE" or self._has_ended(entry, slots[position + 1 :]):
                 return entry
         return None
 
@@ -260,13 +265,12 @@ class Ledger:
         following = (self._read(other) for other in slots if other.sequence == slot.sequence + 1)
         return sha256_of(content) in {entry.previous_sha256 for entry in following if entry is not None}
 
-    def _carried_out_or_declined(self, decision: LedgerEntry, later: Sequence[Slot]) -> bool:
-        answers = (self._read(slot) for slot in later if slot.kind in ("promotion", "approval"))
+    def _has_ended(self, decision: LedgerEntry, later: Sequence[Slot]) -> bool:
+        answers = (self._read(slot) for slot in later if slot.kind in ("promotion", "approval", ROLLOUT))
         return any(
-            entry is not None
-            and entry.run_id == decision.run_id
-            and (entry.kind == "promotion" or entry.approved is False)
+            entry.kind == "promotion" or (entry.approved is False and (entry.kind == "approval" or entry.quarantined))
             for entry in answers
+            if entry is not None and entry.run_id == decision.run_id
         )
 
     def _content(self, slot: Slot) -> bytes | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
+from perennial.domain.ledger_entry import ROLLOUT, LedgerEntry, quarantined
 from perennial.domain.times import format_time, parse_time
 
 
@@ -28,6 +28,8 @@ class ChampionAt:
     """What the gate said of it."""
     approval: LedgerEntry | None = None
     """The Yes that led to the promotion, if one was asked for."""
+    rollouts: Sequence[LedgerEntry] = ()
+    """The shadow and the canary that led to the promotion, as far as the spec asked for them then."""
 
     @property
     def version(self) -> str | None:
@@ -84,6 +86,9 @@ class ChampionAt:
             "page_uri": None if decision is None else decision.page_uri,
             "approver": None if approval is None else approval.actor,
             "approved_at": None if approval is None else format_time(approval.recorded_at),
+            "rollouts": [
+                {"phase": entry.phase, "summary": entry.summary, "page_uri": entry.page_uri} for entry in self.rollouts
+            ],
         }
 
 
@@ -117,6 +122,7 @@ def champion_at(model: str, entries: Sequence[LedgerEntry], at: datetime) -> Cha
         promotion=promotion,
         decision=next((entry for entry in reversed(run) if entry.kind == "decision"), None),
         approval=next((entry for entry in reversed(run) if entry.kind == "approval" and entry.approved), None),
+        rollouts=tuple(entry for entry in run if entry.kind == ROLLOUT and entry.approved),
     )
 
 
@@ -153,9 +159,8 @@ def quarantined_versions(entries: Sequence[LedgerEntry]) -> dict[str, str]:
     Args:
         entries: of the model's ledger, in their order.
     """
-    held = quarantined(entry for entry in entries if entry.kind in MOVES)
-    removed = {digest: str(entry.champion_before) for entry in entries for digest in entry.quarantined}
-    return {removed[digest]: why for digest, why in held.items()}
+    removed = {digest: str(entry.taken_back) for entry in entries for digest in entry.quarantined}
+    return {removed[digest]: why for digest, why in quarantined(entries).items()}
 
 
 def stood_at(entry: LedgerEntry) -> datetime:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from perennial.domain.smoke_test import Fault
 from perennial.domain.traffic import Role
 
 if TYPE_CHECKING:
@@ -326,6 +327,50 @@ class Validator(Protocol):
 
         Raises:
             SpecError: the suite is not a valid suite.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmokeTrial:
+    """What a model has to do before any traffic."""
+
+    model: ModelRef
+    files: Path
+    """Folder, as `ModelRegistry.fetch` filled it."""
+    records: ModelRecords
+    body: bytes
+    """Rows in `dataframe_split`, as a client sends them."""
+    timeout_s: float
+    max_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmokeOutcome:
+    """What came of it."""
+
+    predictions: Sequence[Any] | None
+    """What the client would get, one a row; None if there is a fault."""
+    fault: Fault | None
+    problem: str
+    """What the fault is, as part of a sentence."""
+    took_s: float
+    peak_memory_bytes: int | None
+    """Resident; None if it is not known."""
+    facts: Mapping[str, Any]
+    """JSON-ready, for the report: interpreter, installed packages, what was printed."""
+
+
+class SmokeTester(Protocol):
+    """Loads and scores a model where nothing of this process can help it."""
+
+    def score(self, trial: SmokeTrial) -> SmokeOutcome:
+        """Compare the files with their digest, load them, score the input example and answer the request.
+
+        Whatever the model does is told by the outcome.
+
+        Raises:
+            TerminalError: the test itself cannot be done, such as without the interpreter that was asked for.
         """
         ...
 

@@ -4,17 +4,20 @@
     labels/<model>/day=<UTC day the label came>/<time>-<id>.parquet
 
 The scoring service writes them: what the columns mean is said in `perennial.serving.prediction_log` and
-`perennial.serving.labels`.
+`perennial.serving.labels`. Labels may also lie elsewhere: see `perennial.landed_labels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from perennial.domain.times import Interval
-from perennial.ports import ObjectStore
+from perennial.landed_labels import landed_labels
+from perennial.ports import ObjectInfo, ObjectStore
+from perennial.table_cache import TableCache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +29,8 @@ OWN_COLUMNS: Final = ("request_id", "row", "at", "model_version", "role", "laten
 """Of the prediction log. All others are features."""
 _KEYS: Final = ["request_id", "row"]
 _TAKEN: Final = frozenset({*OWN_COLUMNS, "label", "labelled_at"})
+_CACHE: Final = TableCache(128 * 1024 * 1024)
+"""A rollout is looked at every few seconds, by one process, and its log only grows."""
 
 
 def feature_column(name: str) -> str:
@@ -73,13 +78,31 @@ def read_predictions(
         columns: of the log; None: all. One that a file lacks is null there.
     """
     folders = (f"{root}/{predictions_path(model, day, version)}" for day in _days(during))
-    return _read(store, folders, "at", during, log_schema(), columns)
+    asked = None if columns is None else tuple(dict.fromkeys(["at", *columns]))
+    tables = [_during(table, "at", during) for table in _read(store, folders, during, asked)]
+    frame: pd.DataFrame = _together(tables or [log_schema().empty_table()]).to_pandas()
+    return frame if columns is None else frame.reindex(columns=list(columns))
 
 
-def read_labels(store: ObjectStore, root: str, model: str, during: Interval) -> pd.DataFrame:
-    """Labels that came within [start, end), in no order; empty if there are none."""
+def read_labels(
+    store: ObjectStore, root: str, model: str, during: Interval, *, landing: str | None = None
+) -> pd.DataFrame:
+    """Labels that came within [start, end) of `received_at`, in no order; empty if there are none.
+
+    Args:
+        store: where they lie.
+        root: `s3://bucket/prefix`; what was sent to the scoring service.
+        model: the spec's name.
+        during: by the time they came.
+        landing: `s3://bucket/folder/`, the spec's `deployment.log.labels`: files of others, besides.
+    """
     folders = (f"{root}/{labels_path(model, day)}" for day in _days(during))
-    return _read(store, folders, "received_at", during, labels_schema(), None)
+    tables = list(_read(store, folders, during, None))
+    if landing is not None:
+        tables.extend(landed_labels(store, landing, during, _CACHE))
+    kept = [_during(table, "received_at", during) for table in tables]
+    frame: pd.DataFrame = _together(kept or [labels_schema().empty_table()]).to_pandas()
+    return frame
 
 
 def joined(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -105,29 +128,28 @@ def _days(during: Interval) -> Iterator[datetime]:
 
 
 def _read(
-    store: ObjectStore,
-    folders: Iterator[str],
-    time: str,
-    during: Interval,
-    schema: pa.Schema,
-    columns: Sequence[str] | None,
-) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    asked = None if columns is None else list(dict.fromkeys([time, *columns]))
-    tables = []
+    store: ObjectStore, folders: Iterator[str], during: Interval, columns: tuple[str, ...] | None
+) -> Iterator[pa.Table]:
+    """The folders' objects that may hold rows of the stretch."""
     for info in (info for folder in folders for info in store.list(folder)):
         # What was written before the stretch began holds nothing of it; clocks may be a minute apart.
         if info.uri.endswith(SUFFIX) and info.modified >= during.start - timedelta(minutes=1):
-            with pq.ParquetFile(pa.BufferReader(store.read(info.uri))) as file:
-                there = None if asked is None else [name for name in asked if name in file.schema_arrow.names]
-                table = file.read(columns=there)
-            kept = pc.and_(pc.greater_equal(table[time], during.start), pc.less(table[time], during.end))
-            tables.append(table.filter(kept))
-    frame: pd.DataFrame = _together(tables or [schema.empty_table()]).to_pandas()
-    return frame if columns is None else frame.reindex(columns=list(columns))
+            yield _CACHE.get(info, columns, partial(_table, store, info, columns))
+
+
+def _table(store: ObjectStore, info: ObjectInfo, columns: tuple[str, ...] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(store.read(info.uri))) as file:
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=there)
+
+
+def _during(table: pa.Table, time: str, during: Interval) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return table.filter(pc.and_(pc.greater_equal(table[time], during.start), pc.less(table[time], during.end)))
 
 
 def _together(tables: list[pa.Table]) -> pa.Table:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class Settings:
     s3_endpoint: str | None
     mlflow_tracking_uri: str
     airflow_url: str
+    smoke_test_python: str = sys.executable
+    """Interpreter that models are tried out in before any traffic, such as the serving image's."""
     scoring: Mapping[str, str] = field(default_factory=dict)
     """`PERENNIAL_SCORING_*`, for `perennial serve`."""
 
@@ -75,6 +78,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         s3_endpoint=values.get("AWS_ENDPOINT_URL_S3") or values.get("AWS_ENDPOINT_URL") or None,
         mlflow_tracking_uri=values.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000",
         airflow_url=(values.get("PERENNIAL_AIRFLOW_URL") or "http://127.0.0.1:8080").rstrip("/"),
+        smoke_test_python=values.get("PERENNIAL_SMOKE_TEST_PYTHON") or sys.executable,
         scoring={key: value for key, value in values.items() if key.startswith(_SCORING)},
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from perennial.addresses import retrain_dag_id, rollback_dag_id
 from perennial.domain.metric_names import METRICS
 from perennial.spec import ModelSpec
+from perennial.spec.deployment import Rollout
 from perennial.spec.fields import format_duration
 from perennial.spec.parts import Superiority
 
@@ -33,12 +34,13 @@ def dag_doc(spec: ModelSpec) -> str:
             f"| rule | {rule_in_words(spec)} |",
             f"| also required | {_floors(spec)} |",
             f"| approval | {_approval(spec)} |",
+            f"| before it serves | {_trials(spec)} |",
             f"| a run starts | {_triggers(spec)} |",
             "",
             "**Colours.** Everything after `snapshot_data` skipped: nothing new to judge. `promote_if_better` skipped: "
             "judged, recorded, the champion stays; the button *Decision* (on the task's tab *Details*; its log has the "
             "address, too) says why. `validate_data` red: the data was refused; the button *Validation report* shows "
-            "the rows.",
+            f"the rows.{_trial_colours(spec)}",
             "",
             f"**Trigger by hand** takes a reason (kept in the ledger), a time to stand at (`as_of`), other training "
             f"parameters for this run only, and `force` to judge again what was judged before.{_break_glass(spec)}",
@@ -133,6 +135,33 @@ def _approval(spec: ModelSpec) -> str:
         f"by {who} within {format_duration(approval.timeout)}; no answer is a No. The model's next run starts after "
         f"the answer"
     )
+
+
+def _trials(spec: ModelSpec) -> str:
+    if spec.deployment is None:
+        return "it is tried out on its input example; then the alias `champion` moves, and nothing more"
+    walks = [f"{name} of {rollout_in_words(rollout)}" for name, rollout in spec.deployment.rollouts.items()]
+    return ", then ".join(["smoke test in a clean process", *walks])
+
+
+def rollout_in_words(rollout: Rollout) -> str:
+    """Its shares, and how long they last."""
+    shares = ", ".join(f"{share:g}" for share in rollout.shares)
+    each = "" if len(rollout.shares) == 1 else " each"
+    longest = format_duration(rollout.longest)
+    return f"{shares} % of the keys for {format_duration(rollout.every)}{each} (all in all {longest} at most)"
+
+
+def _trial_colours(spec: ModelSpec) -> str:
+    if spec.deployment is None:
+        return ""
+    said = " `smoke_test` red: the challenger does not work outside its training."
+    if walks := " or ".join(f"`{name}`" for name in spec.deployment.rollouts):
+        said += (
+            f" {walks} deferred: live traffic is trying the challenger out, and the model's next run starts after it; "
+            f"green: over, and the button *Rollout* says whether the challenger passed or was taken back."
+        )
+    return said
 
 
 def _break_glass(spec: ModelSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,20 +15,20 @@ from airflow.sdk import (
     AssetOrTimeSchedule,
     AssetWatcher,
     CronTriggerTimetable,
-    Param,
+    chain,
     get_parsing_context,
 )
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.param import ParamsDict
 
 from perennial.addresses import retrain_dag_id, rollback_dag_id
-from perennial.domain.run_request import MAX_REASON_LENGTH
 from perennial.errors import SpecError, SpecProblem
 from perennial.settings import load_settings
 from perennial.spec import ModelSpec, load_spec, load_suite, spec_paths
 from perennial.spec.loader import SUFFIXES
 from perennial.spec.parts import NewDataTrigger
 from perennial_airflow.dag_docs import dag_doc, rollback_doc
+from perennial_airflow.dag_forms import retrain_form, rollback_form
 from perennial_airflow.links import DAG_ID_PATTERN
 from perennial_airflow.operators import (
     ApproveOperator,
@@ -36,21 +36,31 @@ from perennial_airflow.operators import (
     EvaluateOperator,
     PromoteOperator,
     RollbackOperator,
+    RolloutOperator,
+    SmokeTestOperator,
     SnapshotOperator,
     TrainModelOperator,
     ValidateOperator,
 )
+from perennial_airflow.operators.rollout import walk_timeout
+from perennial_airflow.operators.stage import StageOperator
+from perennial_airflow.task_docs import promote_doc, rollout_doc, smoke_test_doc
 from perennial_airflow.triggers.landing import LandingTrigger
 
 log = logging.getLogger(__name__)
 
 _ANY_DAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
 RUN_TIMEOUT: Final = timedelta(hours=8)
-"""Of a retraining, without the time that a person may take to answer."""
-ROLLBACK_TIMEOUT: Final = timedelta(minutes=30)
+"""Of a retraining, without the time that a person may take to answer, and that shadow and canary may take."""
+SMOKE_TEST_SLACK: Final = timedelta(minutes=10)
+"""On top of the smoke test's own time limit: for reading the holdout's rows and publishing the report."""
+ROLLBACK_TIMEOUT: Final = timedelta(hours=1)
 ROLLBACK_TASK_TIMEOUT: Final = timedelta(minutes=5)
 """Of one try: a minute and a half of waiting for the model's lock, and room for a slow registry."""
 ROLLBACK_RETRY_DELAY: Final = timedelta(seconds=5)
+PLATFORM_RETRIES: Final = 60
+PLATFORM_RETRY_DELAY: Final = timedelta(seconds=30)
+"""Together half an hour: SageMaker takes no change while it makes another, and takes 5 to 15 minutes for each."""
 FIRST: Final = 1000
 """Priority of a rollback among the tasks that wait for a slot; a retraining's tasks have less than 10."""
 MIN_POLL_S: Final = 1.0
@@ -61,8 +71,6 @@ RETRY_BACKOFF: Final = 2.0
 LEAST_RETRIES: Final = 3
 """In place of 0, which `[core] default_task_retries` is in an Airflow that nobody has configured: a store that does not
 answer for a moment would end the night. Errors that no retry can help are never tried again (errors.py)."""
-
-_JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
 def dags_of(folder: Path | None = None) -> dict[str, DAG]:
@@ -112,13 +120,16 @@ def checked(path: Path) -> ModelSpec:
 
 
 def build_dag(spec: ModelSpec) -> DAG:
-    """The retraining DAG of a model: six tasks, one after the other, or seven if a person has to agree.
+    """The retraining DAG of a model: six tasks, one after the other, and a task more for each of these: a person's
+    approval, and with a `deployment` the smoke test, a shadow, a canary.
 
     One run at a time, and one promotion task at a time even if that is raised: fewer runs wait for each other in vain.
     That promotions never overlap is the model's lock's doing. No pool is named: a pool that nobody created would leave
     the task unscheduled without a word.
     """
     patience = spec.approval.timeout if spec.approval.required else timedelta(0)
+    for rollout in spec.deployment.rollouts.values() if spec.deployment else ():
+        patience += walk_timeout(rollout)
     dag = DAG(
         dag_id=retrain_dag_id(spec.name),
         description=_first_line(spec.description),
@@ -140,7 +151,7 @@ def build_dag(spec: ModelSpec) -> DAG:
     _add_cycle(dag, spec)
     # Last: each task would get a copy of its own, and every copy is checked against its JSON schema time and again,
     # which is nine tenths of what a DAG costs to parse.
-    dag.params = ParamsDict(_form(spec))
+    dag.params = ParamsDict(retrain_form(spec))
     return dag
 
 
@@ -163,11 +174,10 @@ def build_rollback_dag(spec: ModelSpec) -> DAG:
         model=spec.name,
         owner=spec.owner,
         execution_timeout=ROLLBACK_TASK_TIMEOUT,
-        retries=_retries(),
-        retry_delay=ROLLBACK_RETRY_DELAY,
         priority_weight=FIRST,
+        **{"retries": _retries(), "retry_delay": ROLLBACK_RETRY_DELAY, **_patience(spec)},
     )
-    dag.params = ParamsDict(_rollback_form())
+    dag.params = ParamsDict(rollback_form())
     return dag
 
 
@@ -180,8 +190,10 @@ def _add_cycle(dag: DAG, spec: ModelSpec) -> None:
     )
     judged = {"snapshot": snapshot.output, "challenger": challenger.output}
     evaluation = EvaluateOperator(task_id="evaluate_on_holdout", **judged, **common)
-    decision = DecideOperator(task_id="decide", evaluation=evaluation.output, **judged, **common)
-    approval = None
+    judged["evaluation"] = evaluation.output
+    decision = DecideOperator(task_id="decide", **judged, **common)
+    judged["decision"] = decision.output
+    optional: list[StageOperator] = []
     if spec.approval.required:
         approval = ApproveOperator(
             task_id="approve",
@@ -191,20 +203,55 @@ def _add_cycle(dag: DAG, spec: ModelSpec) -> None:
             timeout=spec.approval.timeout,
             **common,
         )
+        judged["approval"] = approval.output
+        optional.append(approval)
+    trials = _trials(spec, judged, common)
+    if trials:
+        smoke, *rollouts = trials
+        optional += trials
+        judged.update(smoke=smoke.output, rollouts=[rollout.output for rollout in rollouts])
     promotion = PromoteOperator(
         task_id="promote_if_better",
-        evaluation=evaluation.output,
-        decision=decision.output,
-        approval=approval.output if approval else None,
+        doc_md=promote_doc(spec),
         max_active_tis_per_dag=1,
-        # After a question that did not have to be asked, too (skipped): this task says what became of the challenger.
-        trigger_rule="none_failed" if approval else "all_success",
+        # After what was not needed (skipped), too: this task says what became of the challenger.
+        trigger_rule="none_failed" if optional else "all_success",
+        **_patience(spec),
         **judged,
         **common,
     )
-    snapshot >> validated >> challenger >> evaluation >> decision >> promotion
-    if approval:
-        decision >> approval >> promotion
+    chain(snapshot, validated, challenger, evaluation, decision, *optional, promotion)
+
+
+def _trials(spec: ModelSpec, judged: Mapping[str, Any], common: Mapping[str, Any]) -> list[StageOperator]:
+    """Smoke test, shadow and canary, as far as the spec asks for them. Each says itself why it is skipped."""
+    if spec.deployment is None:
+        return []
+    trials: list[StageOperator] = [
+        SmokeTestOperator(
+            task_id="smoke_test",
+            doc_md=smoke_test_doc(spec),
+            execution_timeout=spec.deployment.smoke_test.timeout + SMOKE_TEST_SLACK,
+            trigger_rule="none_failed",
+            **judged,
+            **common,
+        )
+    ]
+    seen = {name: judged[name] for name in ("challenger", "decision", "approval") if name in judged}
+    for phase, rollout in spec.deployment.rollouts.items():
+        walk = RolloutOperator(
+            task_id=phase,
+            phase=phase,
+            doc_md=rollout_doc(spec, phase),
+            # Airflow 3.3 does not count the deferral; a version that does must not end the walk.
+            execution_timeout=walk_timeout(rollout),
+            trigger_rule="none_failed",
+            rollouts=[earlier.output for earlier in trials[1:]],
+            **seen,
+            **common,
+        )
+        trials.append(walk)
+    return trials
 
 
 def _build(paths: Iterable[Path]) -> dict[str, DAG]:
@@ -238,6 +285,13 @@ def _first_line(text: str) -> str:
 
 def _tags(spec: ModelSpec) -> list[str]:
     return sorted({"perennial", spec.task, f"owner:{spec.owner}"[:100]})
+
+
+def _patience(spec: ModelSpec) -> dict[str, Any]:
+    """How often a task that changes what a platform serves is tried, where the platform takes its time."""
+    if spec.deployment is None or spec.deployment.kind == "scoring_service":
+        return {}
+    return {"retries": PLATFORM_RETRIES, "retry_delay": PLATFORM_RETRY_DELAY, "retry_exponential_backoff": 0}
 
 
 def _retries() -> int:
@@ -284,64 +338,3 @@ def _landing_asset(spec: ModelSpec, new_data: NewDataTrigger) -> Asset:
         extra={"landing": spec.data.landing},
         watchers=[AssetWatcher(name=f"landing_{spec.name}", trigger=trigger)],
     )
-
-
-def _form(spec: ModelSpec) -> dict[str, Param]:
-    """The form behind "Trigger"; also what the REST API takes as `conf`."""
-    declared = spec.training.params
-    properties = {name: _schema(declared[name]) for name in sorted(declared)}
-    known = ", ".join(f"{name} ({declared[name]!r})" for name in sorted(declared)) or "none"
-    form = {
-        "reason": _text("Reason", "Kept in the ledger with the decision."),
-        "as_of": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="As of",
-            description="Time to stand at: nothing newer is used. Empty: when the run is due.",
-        ),
-        "force": Param(
-            False, type="boolean", title="Judge again", description="Also if this very training was judged before."
-        ),
-        "params": Param(
-            {},
-            type="object",
-            properties=properties,
-            additionalProperties=False,
-            title="Training parameters",
-            description=f'For this run only, such as {{"name": value}}. Declared, with the spec\'s values: {known}.',
-        ),
-    }
-    if spec.approval.break_glass:
-        form["break_glass"] = _text(
-            "Break the glass",
-            "Why the challenger is to be promoted whatever the gate says, and without an approval. Only for "
-            f"{', '.join(spec.approval.break_glass)}; kept in the ledger. Leave it empty to let the gate decide.",
-        )
-    return form
-
-
-def _rollback_form() -> dict[str, Param]:
-    """The form behind "Trigger" of a rollback. A reason is asked for, not demanded: nothing may hold a rollback up."""
-    return {
-        "to": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[1-9][0-9]*$",
-            title="Back to version",
-            description="Empty: the champion before the present one. Trigger acts at once: the version is tried out "
-            "and becomes champion, and the one that it replaces goes into quarantine: it is not promoted again. A "
-            "version in quarantine can be named too; that releases it, and takes a reason.",
-        ),
-        "reason": _text("Reason", "Kept in the ledger, and told with the quarantine."),
-    }
-
-
-def _text(title: str, description: str) -> Param:
-    """A text field that may stay empty; with an empty text as its default, the form would insist on one."""
-    return Param(None, type=["null", "string"], maxLength=MAX_REASON_LENGTH, title=title, description=description)
-
-
-def _schema(value: Any) -> dict[str, Any]:
-    kind = _JSON_TYPES.get(type(value))
-    return {"type": [kind, "null"]} if kind else {}

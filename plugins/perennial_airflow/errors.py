@@ -36,6 +36,11 @@ CODE_ERRORS: Final = (
 )
 
 
+def is_terminal(error: BaseException) -> bool:
+    """Whether no retry would help."""
+    return isinstance(error, (TerminalError, AirflowFailException, *CODE_ERRORS)) and not isinstance(error, OSError)
+
+
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """Let Perennial's errors leave the block as Airflow's.

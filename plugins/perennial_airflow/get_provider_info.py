@@ -23,7 +23,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Perennial",
                 "python-modules": [
                     f"perennial_airflow.operators.{name}"
-                    for name in ("data", "training", "promotion", "approval", "rollback")
+                    for name in ("data", "training", "promotion", "approval", "rollout", "rollback")
                 ],
             }
         ],
@@ -34,7 +34,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["perennial_airflow.hooks.mlflow", "perennial_airflow.hooks.runtime"],
             }
         ],
-        "triggers": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.triggers.landing"]}],
+        "triggers": [
+            {
+                "integration-name": "Perennial",
+                "python-modules": [f"perennial_airflow.triggers.{name}" for name in ("landing", "rollout")],
+            }
+        ],
         "bundles": [{"integration-name": "Perennial", "python-modules": ["perennial_airflow.bundle"]}],
         "connection-types": [
             {
@@ -45,6 +50,6 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [
             f"perennial_airflow.links.{name}"
-            for name in ("ValidationReportLink", "DecisionLink", "MlflowRunLink", "MlflowVersionLink")
+            for name in ("ValidationReportLink", "DecisionLink", "RolloutLink", "MlflowRunLink", "MlflowVersionLink")
         ],
     }

@@ -50,6 +50,14 @@ class DecisionLink(StageLink):
 
 
 @attrs.define()
+class RolloutLink(StageLink):
+    """The page of a shadow's or canary's end."""
+
+    name: str = "Rollout"
+    key: ClassVar[str] = "rollout_url"
+
+
+@attrs.define()
 class MlflowRunLink(StageLink):
     """The training's run in MLflow."""
 

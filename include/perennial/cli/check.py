@@ -35,7 +35,7 @@ def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
             problems += error.problems
         else:
             good.append(spec.name)
-            warnings += _warnings(path, spec)
+            warnings += _unbounded_errors(path, spec)
     if not paths:
         problems.append(SpecProblem(str(settings.specs), "(folder)", "(no spec)", no_specs(settings.specs)))
     if arguments.json:
@@ -60,17 +60,6 @@ def _checked(path: Path) -> ModelSpec:
     load_suite(folder, spec)
     build_estimator(spec, spec.training.params, (folder, folder.parent))
     return spec
-
-
-def _warnings(path: Path, spec: ModelSpec) -> list[SpecProblem]:
-    return [*_unbounded_errors(path, spec), *_without_effect(path, spec)]
-
-
-def _without_effect(path: Path, spec: ModelSpec) -> list[SpecProblem]:
-    """Nobody is to believe that a canary protects production while nothing walks it."""
-    asked = sorted(spec.deployment.model_fields_set - {"kind", "log"}) if spec.deployment else []
-    text = "is checked and has no effect so far: a promoted version takes all requests at once"
-    return [SpecProblem(path.name, f"deployment.{name}", "(given)", text) for name in asked]
 
 
 def _unbounded_errors(path: Path, spec: ModelSpec) -> list[SpecProblem]:

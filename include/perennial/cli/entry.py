@@ -115,7 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "until somebody goes back to it.",
         example='flights_delay --to 2 --reason "too many false alarms"',
     )
-    rollback.add_argument("--to", metavar="VERSION", help="version to go back to (default: the champion before)")
+    which = rollback.add_mutually_exclusive_group()
+    which.add_argument("--to", metavar="VERSION", help="version to go back to (default: the champion before)")
+    which.add_argument(
+        "--challenger",
+        action="store_true",
+        help="leave the champion, and take the challenger off live traffic: its shadow or canary is over",
+    )
     rollback.add_argument(
         "--reason", default="", help="kept in the ledger; going back to a quarantined version needs one"
     )
@@ -149,6 +155,9 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("models", nargs="*", metavar="MODEL", help="default: all that are deployed to the service")
     serve.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="default: PERENNIAL_SCORING_PORT, else 8000; 0: any free one")
+    serve.add_argument(
+        "--version", metavar="N", help="serve this version of the one MODEL, whatever the alias and traffic plan say"
+    )
     serve.add_argument("--default", metavar="MODEL", help="whom POST /invocations asks, if there are several")
 
 

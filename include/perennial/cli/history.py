@@ -22,7 +22,7 @@ from perennial.cli.terminal import (
     print_text,
     style_of,
 )
-from perennial.domain.ledger_entry import MOVES, OUTCOMES, LedgerEntry
+from perennial.domain.ledger_entry import MOVES, OUTCOMES, ROLLOUT, LedgerEntry
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from perennial.ledger import Anchor, Verification
     from perennial.runtime import Runtime
-    from perennial.spec.parts import Approval
+    from perennial.spec import ModelSpec
 
 WAYS_OUT: Final = {
     "changed": "Put the original bytes back from the bucket's versions or a backup.",
@@ -76,7 +76,7 @@ def _show(runs: Sequence[Sequence[LedgerEntry]], runtime: Runtime) -> None:
     from rich.text import Text
 
     console = make_console()
-    approval = _approval_policy(runs[0][0].model, runtime)
+    spec = _spec(runs[0][0].model, runtime)
     console.print("data up to  outcome       champion     trigger    recorded (UTC)", style="dim")
     for run in runs:
         first = next((entry for entry in run if entry.kind in OUTCOMES), run[0])
@@ -93,28 +93,36 @@ def _show(runs: Sequence[Sequence[LedgerEntry]], runtime: Runtime) -> None:
         for entry in run:
             if entry is not first and entry.kind != "promotion":
                 print_text(console, entry.summary, indent=12, style="" if entry.approved else "yellow")
+            if entry.kind == ROLLOUT and not entry.approved:
+                page = address_of(entry.page_uri, model=entry.model, runtime=runtime) or entry.page_uri
+                print_line(console, f"            page: {page}")
         if _was_to_be_promoted(run, first):
-            _show_unfinished(console, run, first, approval, runtime)
+            _show_unfinished(console, run, first, spec, runtime)
 
 
 def _was_to_be_promoted(run: Sequence[LedgerEntry], first: LedgerEntry) -> bool:
-    """Whether the gate said PROMOTE, the newest answer is no No, and there is no promotion all the same."""
-    answers = [entry.approved for entry in run if entry.kind == "approval"]
+    """Whether the gate said PROMOTE, neither a person nor live traffic said No in the end, and nothing was promoted."""
+    answers = [entry.approved for entry in run if entry.kind in ("approval", ROLLOUT)]
     done = any(entry.kind == "promotion" for entry in run) or answers[-1:] == [False]
     return first.kind == "decision" and first.verdict == "PROMOTE" and not done
 
 
 def _show_unfinished(
-    console: Console, run: Sequence[LedgerEntry], first: LedgerEntry, approval: Approval | None, runtime: Runtime
+    console: Console, run: Sequence[LedgerEntry], first: LedgerEntry, spec: ModelSpec | None, runtime: Runtime
 ) -> None:
     """Why a PROMOTE has not come to a promotion, as far as the ledger and the spec can tell, and where to look."""
     by_command = first.request.get("trigger") == "command"
-    asks = approval is not None and approval.required and not any(entry.approved for entry in run)
-    until = first.recorded_at + approval.timeout if approval is not None else first.recorded_at
+    asks = spec is not None and spec.approval.required and not any(entry.approved for entry in run)
+    until = first.recorded_at + spec.approval.timeout if spec is not None else first.recorded_at
     if asks and by_command:
         text = "Not promoted: that takes an approval in Airflow, where a run of this command cannot be approved."
     elif asks and runtime.clock.now() < until:
         text = f"Waiting for approval in Airflow, until {until:%Y-%m-%d %H:%M} UTC; no answer by then is a No."
+    elif phase := _open_phase(run, first, spec):
+        text = (
+            f"Not promoted so far: its {phase} is not over, or the run was interrupted or refused. What is on live "
+            f"traffic: perennial champion {first.model}"
+        )
     else:
         text = "Not promoted so far: the run goes on, was interrupted, or was refused at its last step."
     print_text(console, text, indent=12, style="yellow")
@@ -123,13 +131,21 @@ def _show_unfinished(
         print_line(console, f"            {address}")
 
 
-def _approval_policy(model: str, runtime: Runtime) -> Approval | None:
-    """Of the spec as it is now; None if it cannot be read, which is no reason to hide the ledger."""
+def _open_phase(run: Sequence[LedgerEntry], first: LedgerEntry, spec: ModelSpec | None) -> str | None:
+    """The first rollout that the spec asks for and the run has no record of; None: there is nothing to wait for."""
+    if spec is None or spec.deployment is None or first.champion_before is None or first.break_glass:
+        return None
+    over = {entry.phase for entry in run if entry.kind == ROLLOUT}
+    return next((phase for phase in spec.deployment.rollouts if phase not in over), None)
+
+
+def _spec(model: str, runtime: Runtime) -> ModelSpec | None:
+    """The model's as it is now; None if it cannot be read, which is no reason to hide the ledger."""
     from perennial.errors import SpecError
     from perennial.spec import load_model
 
     try:
-        return load_model(runtime.specs, model).approval
+        return load_model(runtime.specs, model)
     except SpecError:
         return None
 

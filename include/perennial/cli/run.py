@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perennial.cli.terminal import (
@@ -20,8 +20,16 @@ from perennial.cli.terminal import (
     style_of,
     user,
 )
-from perennial.domain.ledger_entry import MOVES, OUTCOMES, LedgerEntry
-from perennial.domain.references import DecisionRef, EvaluationRef, PromotionRef, SnapshotRef, ValidationRef
+from perennial.domain.ledger_entry import MOVES, OUTCOMES, ROLLOUT, LedgerEntry
+from perennial.domain.references import (
+    DecisionRef,
+    EvaluationRef,
+    PromotionRef,
+    RolloutRef,
+    SmokeTestRef,
+    SnapshotRef,
+    ValidationRef,
+)
 from perennial.domain.times import format_time
 from perennial.errors import RequestError
 from perennial.settings import Settings
@@ -31,14 +39,15 @@ if TYPE_CHECKING:
 
     from perennial.domain.references import Reference
     from perennial.runtime import Runtime
+    from perennial.stages.rollout import Look
 
 
 def run_once(arguments: argparse.Namespace, settings: Settings) -> int:
     """One cycle, and what it left in the ledger."""
-    from perennial.cycle import run_cycle
     from perennial.domain.run_request import RunRequest
     from perennial.runtime import build_runtime
     from perennial.spec import load_model
+    from perennial.whole_cycle import run_cycle
 
     spec = load_model(settings.specs, arguments.model)
     runtime = build_runtime(settings)
@@ -54,11 +63,10 @@ def run_once(arguments: argparse.Namespace, settings: Settings) -> int:
         params=_params(arguments.param),
         break_glass=arguments.break_glass,
     )
-    tell = _quiet if arguments.json else _progress(make_console())
-    result = run_cycle(runtime, spec, request, on_stage=tell)
-    waits = result.decision is not None and result.promotion is None
+    progress = _Progress(None if arguments.json else make_console())
+    result = run_cycle(runtime, spec, request, on_stage=progress.stage, on_look=progress.look)
     entries = [entry for entry in runtime.ledger.entries(spec.name) if entry.run_id == request.run_id]
-    told = _told(entries, waits=waits, runtime=runtime)
+    told = _told(entries, waits=result.waits_for_approval, runtime=runtime)
     if arguments.json:
         print_json(told)
     else:
@@ -74,6 +82,7 @@ def _told(entries: Sequence[LedgerEntry], *, waits: bool, runtime: Runtime) -> d
     """The outcome's entry, with what became of the champion."""
     outcome = _outcome(entries)
     move = next((entry for entry in entries if entry.kind in MOVES), None)
+    rollouts = [entry for entry in entries if entry.kind == ROLLOUT]
     return {
         **outcome.to_dict(),
         "outcome": outcome_of(outcome),
@@ -81,6 +90,16 @@ def _told(entries: Sequence[LedgerEntry], *, waits: bool, runtime: Runtime) -> d
         "champion_after": outcome.champion_after if move is None else move.champion_after,
         "waits_for_approval": waits,
         "page_url": address_of(outcome.page_uri, model=outcome.model, runtime=runtime),
+        "rollouts": [
+            {
+                "phase": entry.phase,
+                "passed": entry.approved,
+                "summary": entry.summary,
+                "page_uri": entry.page_uri,
+                "page_url": address_of(entry.page_uri, model=entry.model, runtime=runtime),
+            }
+            for entry in rollouts
+        ],
     }
 
 
@@ -101,6 +120,9 @@ def _show(outcome: LedgerEntry, told: dict[str, Any]) -> None:
         )
     if outcome.page_uri:
         print_line(console, f"page: {told['page_url'] or outcome.page_uri}")
+    for rollout in told["rollouts"]:
+        print_text(console, rollout["summary"], indent=4, style="" if rollout["passed"] else "yellow")
+        print_line(console, f"page: {rollout['page_url'] or rollout['page_uri']}")
 
 
 def _params(given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,31 +134,42 @@ def _params(given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return params
 
 
-def _quiet(_name: str, _reference: Reference | None) -> None:
-    return
+class _Progress:
+    """A line for each stage that is done, and for each look at a rollout that says something new; None: quiet."""
 
+    def __init__(self, console: Console | None) -> None:
+        self._console, self._said = console, ""
 
-def _progress(console: Console) -> Callable[[str, Reference | None], None]:
-    def tell(name: str, reference: Reference | None) -> None:
-        if reference is not None:
-            print_line(console, f"done  {name:<10}{_came_to(reference)}")
+    def stage(self, name: str, reference: Reference | None) -> None:
+        """Hear of a stage."""
+        if reference is not None and self._console is not None:
+            print_line(self._console, f"done  {name:<10}{_came_to(reference)}")
 
-    return tell
+    def look(self, phase: str, seen: Look) -> None:
+        """Hear of a look."""
+        if self._console is not None and seen.ended is None and seen.said != self._said:
+            self._said = seen.said
+            print_line(self._console, f"      {phase:<10}{seen.said}")
 
 
 def _came_to(reference: Reference) -> str:
     """A few words on what a stage came to; most need none."""
+    said = ""
     match reference:
         case SnapshotRef():
             new = "; nothing new to judge" if reference.nothing_new_since is not None else ""
-            return plain_times(f"{reference.rows:,} rows, data up to {format_time(reference.watermark)}{new}")
+            said = plain_times(f"{reference.rows:,} rows, data up to {format_time(reference.watermark)}{new}")
         case ValidationRef():
-            return f"{reference.expectations} expectations, {reference.failed} failed"
+            said = f"{reference.expectations} expectations, {reference.failed} failed"
         case EvaluationRef():
             champion = f"version {reference.champion_version}" if reference.champion_version else "no champion yet"
-            return f"{reference.rows:,} rows, against {champion}"
+            said = f"{reference.rows:,} rows, against {champion}"
         case DecisionRef():
-            return reference.verdict
+            said = reference.verdict
+        case SmokeTestRef():
+            said = f"{reference.rows:,} rows of the holdout scored as before" if reference.passed else "FAILED"
+        case RolloutRef():
+            said = "passed" if reference.passed else "taken back"
         case PromotionRef():
-            return f"champion is version {reference.champion_after}" if reference.promoted else "nothing to promote"
-    return ""
+            said = f"champion is version {reference.champion_after}" if reference.promoted else "nothing to promote"
+    return said

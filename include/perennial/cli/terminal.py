@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from perennial.addresses import page_address
-from perennial.domain.ledger_entry import OUTCOMES
+from perennial.domain.ledger_entry import OUTCOMES, ROLLOUT
 from perennial.domain.times import format_time
 from perennial.settings import Settings
 
@@ -33,6 +33,8 @@ STYLES: Final = {
     "refused": "red",
     "rollback": "magenta",
     "outside": "red",
+    "canary taken back": "yellow",
+    "shadow taken back": "yellow",
 }
 _TIME: Final = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
@@ -72,6 +74,8 @@ def outcome_of(entry: LedgerEntry) -> str:
     """The verdict, or what the entry is about instead."""
     if entry.kind == "approval":
         return "approved" if entry.approved else "declined"
+    if entry.kind == ROLLOUT:
+        return f"{entry.phase} {'passed' if entry.approved else 'taken back'}"
     return entry.verdict if entry.verdict and entry.kind == "decision" else entry.kind.replace("_", " ")
 
 

@@ -1,8 +1,9 @@
 """The controller of a canary, or of a shadow: what comes next, from what was seen so far. No I/O, no clock of its own.
 
-Whoever walks it looks every few seconds: read the `CanaryState` and the `TrafficPlan` in the store, take an
-`Observation`, call `advance`, store the new state, and only then carry the action out. What was stored but not carried
-out is found again: by `split_in_force`, or as the state's `ended`. Carrying an action out twice must do no harm.
+Whoever walks it (`perennial.stages.rollout`) looks every few seconds: read the `CanaryState` from the store and the
+status of what serves the model, take an `Observation`, call `advance`, store the new state, and only then carry the
+action out. What was stored but not carried out is found again: by `split_in_force`, or as the state's `ended`. Carrying
+an action out twice must do no harm.
 
 It fails closed. A reading that is missing or no finite number rolls back, and so does a breach, at any look. Too few
 samples hold a step back until its time is up, and then roll back. A promotion needs enough samples for each guardrail,
@@ -20,7 +21,6 @@ from typing import Any, Final, Self
 
 from perennial.domain.rules.outcome import Outcome, RuleOutcome
 from perennial.domain.times import format_time, parse_time
-from perennial.domain.traffic import TrafficPlan
 from perennial.domain.wording import counted, digits_for, duration, number, plain
 from perennial.spec.deployment import Guardrails, Rollout
 
@@ -33,19 +33,23 @@ GUARDRAILS: Final[Mapping[str, tuple[str, float]]] = {
 """Fields of `Guardrails`: how to call them, and the least value that they can have."""
 
 
+SAME_SHARE: Final = 0.01
+"""Percent by which a share that is in force may differ from the one asked for: platforms know weights, not percents."""
+
+
 class Move(StrEnum):
     """What to do."""
 
     SHIFT = "shift"
     """Put `share` in force."""
     HOLD = "hold"
-    """The step is not over: renew the plan."""
+    """The step is not over: renew the split."""
     EXTEND = "extend"
-    """The step is over and has too few samples: renew the plan."""
+    """The step is over and has too few samples: renew the split."""
     PROMOTE = "promote"
     """The challenger has proved itself (after a shadow: it may go on to its canary)."""
     ROLL_BACK = "roll_back"
-    """All requests to the champion; the challenger is quarantined."""
+    """All requests to the champion; if the challenger is at fault, it is quarantined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,12 @@ class Action:
     def is_final(self) -> bool:
         """Whether the canary is over."""
         return self.move in (Move.PROMOTE, Move.ROLL_BACK)
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether a guardrail did not hold; else samples or time were too short, which says nothing of the model."""
+        failed = any(finding.verdict is Outcome.FAIL for finding in self.findings)
+        return self.move is Move.ROLL_BACK and failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +141,19 @@ def begin(policy: Rollout, now: datetime) -> tuple[CanaryState, Action]:
     return state, Action(move=Move.SHIFT, share=policy.shares[0], reason="The first step.")
 
 
-def split_in_force(policy: Rollout, state: CanaryState, plan: TrafficPlan | None, now: datetime) -> bool:
-    """Whether the plan that lies in the store gives the challenger what this step says.
+def split_in_force(policy: Rollout, state: CanaryState, share: float | None) -> bool:
+    """Whether the platform gives the challenger what this step says.
 
-    It does not after a crash between storing the state and carrying it out, and after one so long that the plan
-    expired.
+    It does not after a crash between storing the state and carrying it out, after one so long that the split expired,
+    and while the platform still works on it.
+
+    Args:
+        policy: the rollout.
+        state: where it stands.
+        share: percent that is in force for this very rollout; None: nothing is, or something is on its way.
     """
     known = state.step < len(policy.shares)
-    return known and plan is not None and plan.is_live(now) and plan.share == policy.shares[state.step]
+    return known and share is not None and abs(share - policy.shares[state.step]) <= SAME_SHARE
 
 
 def advance(policy: Rollout, state: CanaryState, observation: Observation, now: datetime) -> tuple[CanaryState, Action]:
@@ -167,7 +182,8 @@ def judge(guardrails: Guardrails, readings: Mapping[str, Reading]) -> Iterator[R
         if samples is None:
             verdict, sentence = Outcome.FAIL, f"The {title} was not measured."
         elif samples < limit.min_samples:
-            if name == "error_rate" and value is not None and value * samples > limit.max * limit.min_samples:
+            # Rounded, because 3 / 187 * 187 is more than 3.
+            if name == "error_rate" and value is not None and round(value * samples, 6) / limit.min_samples > limit.max:
                 # Even if all that are still to come went well: nobody has to wait for them.
                 verdict, sentence = Outcome.FAIL, _told(title, value, samples, limit.max)
             else:

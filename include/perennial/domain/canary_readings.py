@@ -1,11 +1,13 @@
 """What the guardrails of a canary watch, computed from what the two models did.
 
-A figure that cannot be computed is NaN, never a guess: the controller rolls back on it.
+A figure that cannot be computed is NaN, never a guess: the controller rolls back on it. Where that is for want of
+something to compare with, and not the challenger's fault, it has as many samples fewer, down to none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -55,14 +57,28 @@ def readings(task: Task, primary: str, champion: Served, challenger: Served) -> 
             value=_ratio(challenger.latency_ms, champion.latency_ms),
             samples=min(len(challenger.latency_ms), len(champion.latency_ms)),
         ),
-        "prediction_distance": Reading(
-            value=distance(task, champion.scores, challenger.scores),
-            samples=min(len(champion.scores), len(challenger.scores)),
-        ),
-        "performance_loss": Reading(
-            value=_loss(primary, champion, challenger), samples=min(len(champion.labels), len(challenger.labels))
-        ),
+        "prediction_distance": _distance_read(task, champion.scores, challenger.scores),
+        "performance_loss": _loss_read(task, primary, champion, challenger),
     }
+
+
+def _distance_read(task: Task, champion: Floats, challenger: Floats) -> Reading:
+    """What the champion predicted and is no prediction is left out: it is nothing to compare with."""
+    theirs = champion[_are_scores(task, champion)]
+    value, samples = distance(task, theirs, challenger), min(len(theirs), len(challenger))
+    if math.isnan(value) and theirs.shape[1:] == challenger.shape[1:] and _are_scores(task, challenger).all():
+        samples = 0  # the champion says the same of everybody
+    return Reading(value=value, samples=samples)
+
+
+def _loss_read(task: Task, primary: str, champion: Served, challenger: Served) -> Reading:
+    """As `_distance_read`."""
+    told = _are_scores(task, champion.labelled_scores)
+    theirs = replace(champion, labels=champion.labels[told], labelled_scores=champion.labelled_scores[told])
+    value, samples = _loss(primary, theirs, challenger), min(len(theirs.labels), len(challenger.labels))
+    if math.isnan(value) and _are_scores(task, challenger.labelled_scores).all():
+        samples = 0  # nothing can be said from these labels, such as if they are all of one class
+    return Reading(value=value, samples=samples)
 
 
 def distance(task: Task, champion: Floats, challenger: Floats) -> float:
@@ -78,9 +94,8 @@ def distance(task: Task, champion: Floats, challenger: Floats) -> float:
     columns = 1 if champion.ndim == 1 else champion.shape[1]
     if champion.shape[1:] != challenger.shape[1:] or 0 in (champion.size, challenger.size):
         return float("nan")
-    for scores in (champion, challenger):
-        if not np.isfinite(scores).all() or (task != "regression" and not _are_probabilities(scores)):
-            return float("nan")
+    if not all(_are_scores(task, scores).all() for scores in (champion, challenger)):
+        return float("nan")
     pairs = zip(champion.reshape(-1, columns).T, challenger.reshape(-1, columns).T, strict=True)
     found = max(float(wasserstein_distance(theirs, mine)) for theirs, mine in pairs)
     if task != "regression" or found == 0:
@@ -89,9 +104,15 @@ def distance(task: Task, champion: Floats, challenger: Floats) -> float:
     return found / spread if spread > 0 else float("nan")
 
 
-def _are_probabilities(scores: Floats) -> bool:
-    whole = scores.ndim == 1 or bool((np.abs(scores.sum(axis=1) - 1.0) <= SUM_TOLERANCE).all())
-    return whole and bool(((scores >= 0) & (scores <= 1)).all())
+def _are_scores(task: Task, scores: Floats) -> NDArray[np.bool_]:
+    """(n,): whether each row is finite, and of a classification a probability, or several that sum to 1."""
+    rows = scores.reshape(len(scores), 1 if scores.ndim == 1 else scores.shape[1])
+    found: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
+    if task != "regression":
+        found &= ((rows >= 0) & (rows <= 1)).all(axis=1)
+        if scores.ndim == 2:
+            found &= np.abs(rows.sum(axis=1) - 1.0) <= SUM_TOLERANCE
+    return found
 
 
 def _mean(failed: NDArray[np.bool_]) -> float:

@@ -59,7 +59,8 @@ class LedgerEntry:
     page_uri: str | None = None
     """The page to read first: the decision's, or the refused data's."""
     references: Mapping[str, Any] = field(default_factory=dict)
-    """References (`Reference.to_dict()`) of the stages that ran, by their kind."""
+    """References (`Reference.to_dict()`) of the stages that ran, by their kind. A `rollout` has its own (`RolloutRef`,
+    with an empty `ledger_uri`), which tells phase and version."""
     actor: str | None = None
     """Who approved, declined, rolled back or broke the glass; None if nobody did."""
     approved: bool | None = None
@@ -96,6 +97,16 @@ class LedgerEntry:
         return self.kind in MOVES and self.champion_before != self.champion_after
 
     @property
+    def phase(self) -> str:
+        """Of a `rollout`: `shadow` or `canary`."""
+        return str(self.references.get(ROLLOUT, {}).get("phase", ROLLOUT))
+
+    @property
+    def taken_back(self) -> str | None:
+        """Of an entry that quarantines: the version that it is about."""
+        return self.references.get(ROLLOUT, {}).get("version") if self.kind == ROLLOUT else self.champion_before
+
+    @property
     def entry_id(self) -> str:
         """The same for a retried run with the same evidence, so that a retry cannot record twice."""
         return digest_of([self.model, self.run_id, self.kind, self.evidence_sha256])[:16]
@@ -129,18 +140,19 @@ class LedgerEntry:
         return cls(**{**known, "recorded_at": parse_time(str(values["recorded_at"])), "reasons": reasons})
 
 
-def quarantined(moves: Iterable[LedgerEntry]) -> dict[str, str]:
+def quarantined(entries: Iterable[LedgerEntry]) -> dict[str, str]:
     """Models that were taken back and must not be promoted: why, by digest.
 
     What is in quarantine can become champion only on purpose (by a rollback to it, broken glass, or by hand); that
     releases it.
 
     Args:
-        moves: every change of the champion, oldest first.
+        entries: every change of the champion and every end of a rollout, in the order of the ledger; others say
+            nothing here.
     """
     held: dict[str, str] = {}
-    for move in moves:
-        held.update(move.quarantined)
-        if move.digest is not None:
-            held.pop(move.digest, None)
+    for entry in entries:
+        held.update(entry.quarantined)
+        if entry.kind in MOVES and entry.digest is not None:
+            held.pop(entry.digest, None)
     return held

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from perennial.domain.evaluation import EvaluationResult, FairnessResult, MetricEstimate, SliceResult
 from perennial.domain.metric_names import METRICS
-from perennial.domain.references import ApprovalRef, ModelRef, SnapshotRef
+from perennial.domain.references import ApprovalRef, ModelRef, RolloutRef, SmokeTestRef, SnapshotRef
 from perennial.domain.rules.outcome import SLICES, Outcome
 from perennial.domain.run_request import RunRequest, training_params
 from perennial.domain.times import format_time, parse_time
@@ -53,6 +53,8 @@ def model_card(
     evaluation: EvaluationResult,
     decision: Mapping[str, Any],
     approval: ApprovalRef | None = None,
+    smoke: SmokeTestRef | None = None,
+    rollouts: Sequence[RolloutRef] = (),
     version: str | None = None,
     code_version: str = "",
     run_url: str = "",
@@ -68,6 +70,8 @@ def model_card(
         evaluation: the stored result that the decision rests on.
         decision: content of the stored `decision.json`.
         approval: a person's answer, if one was asked for.
+        smoke: what the model did in a clean process, if it was tried out there.
+        rollouts: its shadow and canary, if the spec asks for them and there was a champion to compare with.
         version: in the registry, if it is known already.
         code_version: digest of the estimator's sources and libraries (`perennial.stages.estimator.code_version`).
         run_url: where a person looks at the training's run.
@@ -82,6 +86,8 @@ def model_card(
         evaluation=evaluation,
         decision=decision,
         approval=approval,
+        smoke=smoke,
+        rollouts=rollouts,
         version=version,
         code_version=code_version,
         run_url=run_url,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from perennial.domain.evaluation import EvaluationResult
 from perennial.domain.gate import Decision, Outcome, RuleOutcome, is_champion_itself
 from perennial.domain.gate_history import GateHistory
 from perennial.domain.references import Verdict
+from perennial.domain.rollout import longest
 from perennial.domain.rows_needed import rows_needed
 from perennial.domain.rules.comparison import holdout_days
 from perennial.domain.rules.outcome import direction
 from perennial.domain.run_request import RunRequest
-from perennial.domain.wording import counted, duration, moment
+from perennial.domain.wording import counted, duration, moment, plain
 from perennial.reports.rule_words import rule_row
+from perennial.spec.deployment import Rollout
 from perennial.spec.model import ModelSpec
 
 SHOWN: Final = 4
@@ -73,13 +76,14 @@ def next_steps(
         found = _ways_out(_Case(spec=spec, evaluation=evaluation, history=history), decision)
     more = len(found) - SHOWN
     told = [*found[:SHOWN], *([f"{counted(more, 'more obstacle')} below."] if more > 0 else [])]
-    return [*told, _next_run(spec)]
+    return [*told, next_run(spec)]
 
 
 def _carried_out(spec: ModelSpec, request: RunRequest, evaluation: EvaluationResult) -> list[str]:
     before = evaluation.champion_version
-    fence = "" if before is None else f", if version {before} is champion still"
-    door = f"the challenger is tried out, registered, and gets the alias `champion`{fence}"
+    walk = {} if before is None or request.break_glass or spec.deployment is None else spec.deployment.rollouts
+    lasts = sum(map(longest, walk.values()), timedelta())
+    door = _door(walk, lasts, before)
     if request.break_glass or not spec.approval.required:
         steps = [f"The run goes on by itself: {door}."]
     else:
@@ -87,10 +91,32 @@ def _carried_out(spec: ModelSpec, request: RunRequest, evaluation: EvaluationRes
         within = f"within {duration(spec.approval.timeout)} of being asked"
         steps = [
             f"Someone has to approve it in Airflow (Required actions): {who}, {within}. No answer is a No.",
-            f"After a Yes {door}. {duration(spec.gate.verdict_expires)} after this decision the verdict expires.",
+            f"After a Yes {door}. {duration(spec.gate.verdict_expires + lasts)} after this decision the verdict "
+            f"expires.",
         ]
+    if walk:
+        steps.append(f"`perennial rollback {spec.name} --challenger` takes the challenger off live traffic meanwhile.")
     undo = "" if before is None else f" `perennial rollback {spec.name}` takes it back."
     return [*steps, f"`perennial champion {spec.name}` tells whether that has happened.{undo}"]
+
+
+def _door(walk: Mapping[str, Rollout], lasts: timedelta, before: str | None) -> str:
+    """What the challenger goes through on its way to the alias."""
+    if not walk:
+        fence = "" if before is None else f", if version {before} is champion still"
+        return f"the challenger is tried out, registered, and gets the alias `champion`{fence}"
+    does = {"shadow": "scores a copy of", "canary": "answers"}
+    stages = ", then ".join(f"{does[phase]} {shares(rollout)} of the live requests" for phase, rollout in walk.items())
+    return (
+        f"the challenger is tried out, registered, {stages} ({' and '.join(walk)}, at most {duration(lasts)}), and "
+        f"gets the alias `champion` if every guardrail holds and version {before} is champion still"
+    )
+
+
+def shares(rollout: Rollout) -> str:
+    """Such as `5, 25, 50 and 100 %`."""
+    *some, last = (plain(share) for share in rollout.shares)
+    return f"{', '.join(some)} and {last} %" if some else f"{last} %"
 
 
 def _ways_out(case: _Case, decision: Decision) -> list[str]:
@@ -217,7 +243,8 @@ _AFTER_UNDECIDED: Final[dict[str, Callable[[_Case, RuleOutcome], str]]] = {
 }
 
 
-def _next_run(spec: ModelSpec) -> str:
+def next_run(spec: ModelSpec) -> str:
+    """What starts it."""
     triggers = spec.triggers
     ways = []
     if triggers.schedule is not None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from perennial.domain.times import format_time
 from perennial.domain.traffic import Role, TrafficPlan, role_for
+from perennial.errors import TransientError
 from perennial.ports import Clock, RegisteredVersion
 from perennial.serving.batcher import Batcher
 from perennial.serving.metrics import Metrics, VersionMetrics
@@ -29,8 +30,10 @@ _LOAD_TIMEOUT_S: Final = 120.0
 """A version that takes longer to load and warm up counts as hanging; it is not tried again by this process."""
 _LOAD_PATIENCE_S: Final = 1.0
 """A load that takes longer goes on beside the looks: the next one may say otherwise."""
+_TOLD_AFTER_TRIES: Final = 3
+"""Loads of a challenger that fail before its requests count as its errors."""
 _PATIENCE_S: Final = 3.0
-"""At start: a registry that has not answered by then is not waited for, if what served last is on the disk."""
+"""At start: what has not answered or come by then is not waited for, if what served last is on the disk."""
 
 
 _Key = tuple[str, str]
@@ -71,6 +74,8 @@ class _Failure:
     tries: int
     again_at: float
     """Of `time.monotonic`."""
+    own: bool
+    """Whether the version is at fault, as far as can be told: not, while MLflow, the store or the local disk fails."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +90,8 @@ class ServedModel:
     """Why what should be served is not; empty if it is."""
     looked: bool = False
     """Whether the first look is over."""
+    fall_back_at: float = field(default_factory=lambda: time.monotonic() + _PATIENCE_S)
+    """Of `time.monotonic`: without a champion by then, what served last is brought up."""
     split: asyncio.Future[tuple[TrafficPlan | None, RegisteredVersion | None]] | None = None
     """The look at the traffic plan that is going on."""
     loads: dict[_Key, asyncio.Task[Scorer | None]] = field(default_factory=dict)
@@ -96,6 +103,19 @@ class ServedModel:
         if self.challenger is None or self.plan is None or self.challenger.version != self.plan.challenger:
             return Role.CHAMPION
         return role_for(self.plan, key, now)
+
+    def lost(self, key: str, now: datetime) -> tuple[str, Role, str] | None:
+        """Version, role and reason, if a challenger that cannot be loaded should have had the request with this key."""
+        plan = self.plan
+        if plan is None or (self.challenger is not None and self.challenger.version == plan.challenger):
+            return None
+        role = role_for(plan, key, now)
+        if role is Role.CHAMPION:
+            return None
+        for (version, _), failure in self.failures.items():
+            if version == plan.challenger and failure.own and failure.tries >= _TOLD_AFTER_TRIES:
+                return version, role, failure.why
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -178,12 +198,15 @@ class ModelHost:
     async def refresh(self, served: ServedModel) -> None:
         """Look once, and bring about what is seen."""
         look = asyncio.ensure_future(in_daemon(lambda: self._watcher.champion(served.name)))
-        if served.champion is None and not (await asyncio.wait((look,), timeout=_PATIENCE_S))[0]:
-            await self._fall_back(served)
+        if served.champion is None:
+            await asyncio.wait((look,), timeout=_PATIENCE_S)
+            while not look.done() and await self._fall_back(served):
+                pass
         champion, problem = await look
         if champion is not None:
             await self._install_champion(served, champion)
-        if served.champion is None and (champion is None or _key(champion) not in served.loads):
+        loading = champion is not None and _key(champion) in served.loads
+        if served.champion is None and (not loading or time.monotonic() > served.fall_back_at):
             await self._fall_back(served)
         plan, challenger = await self._split(served, champion)
         await self._install_challenger(served, plan, challenger)
@@ -226,14 +249,18 @@ class ModelHost:
         self._tell_info(served)
         await in_daemon(lambda: self._remember(served, version))
 
-    async def _fall_back(self, served: ServedModel) -> None:
-        """At start, with the registry or what should serve out of reach: what served last, from the disk."""
+    async def _fall_back(self, served: ServedModel) -> bool:
+        """At start, with the registry or what should serve out of reach: what served last, from the disk.
+
+        Returns whether it is still being loaded.
+        """
         last = await in_daemon(lambda: self._watcher.cache.champion(served.name))
         found = None if last is None else await self._deploy(served, last)
         if found is not None:
             log.warning("%s: version %s serves, which served last, from the local cache", served.name, found.version)
             served.champion = found
             self._tell_info(served)
+        return found is None and last is not None and _key(last) in served.loads
 
     async def _install_challenger(
         self, served: ServedModel, plan: TrafficPlan | None, wanted: RegisteredVersion | None
@@ -278,19 +305,20 @@ class ModelHost:
         try:
             return await in_daemon(lambda: self._watcher.load(version), timeout_s=_LOAD_TIMEOUT_S)
         except StillRunningError as error:
-            self._load_failed(served, version, str(error), for_good=True)
+            self._load_failed(served, version, error, for_good=True)
         except Exception as error:  # loading and warming up run the model's own code
-            self._load_failed(served, version, str(error) or type(error).__name__)
+            self._load_failed(served, version, error)
         return None
 
     def _load_failed(
-        self, served: ServedModel, version: RegisteredVersion, why: str, *, for_good: bool = False
+        self, served: ServedModel, version: RegisteredVersion, error: Exception, *, for_good: bool = False
     ) -> None:
         key = _key(version)
         tries = served.failures[key].tries + 1 if key in served.failures else 1
         back_off_s = math.inf if for_good else _BACK_OFF_S[min(tries, len(_BACK_OFF_S)) - 1]
-        why = f"version {version.version} could not be loaded: {why}"
-        served.failures[key] = _Failure(why, tries, time.monotonic() + back_off_s)
+        why = f"version {version.version} could not be loaded: {str(error) or type(error).__name__}"
+        own = not for_good and not isinstance(error, TransientError | OSError)
+        served.failures[key] = _Failure(why, tries, time.monotonic() + back_off_s, own)
         self.metrics.load_failures.labels(served.name, version.version).inc()
         log.error("%s: %s", served.name, why)
 

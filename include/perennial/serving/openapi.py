@@ -13,7 +13,7 @@ from perennial.domain.signature import ColumnType, InputColumn
 _WHOLE: Final = {ColumnType.INTEGER: 31, ColumnType.LONG: 63}
 _TYPES: Final[dict[ColumnType, dict[str, Any]]] = {
     ColumnType.BOOLEAN: {"type": "boolean"},
-    ColumnType.FLOAT: {"type": ["number", "null"], "minimum": -3.4e38, "maximum": 3.4e38},
+    ColumnType.FLOAT: {"type": ["number", "null"], "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38},
     ColumnType.DOUBLE: {"type": ["number", "null"]},
     ColumnType.STRING: {"type": ["string", "null"]},
     ColumnType.DATETIME: {"type": ["string", "null"], "description": "ISO 8601, from 1678 to 2261"},
@@ -96,7 +96,7 @@ def _formats(columns: Sequence[InputColumn]) -> list[dict[str, Any]]:
         "dataframe_split": split,
         "dataframe_records": rows,
         "instances": rows,
-        "inputs": row,
+        "inputs": {**row, "additionalProperties": _TYPES[ColumnType.ANY]},  # a column that is none of the model's
     }
     return [_format(name, schema) for name, schema in by_format.items()]
 

@@ -108,6 +108,8 @@ class ScoringService:
         answer = await self._by_champion(request, served)
         if challenger is not None and refused is not None:
             self._failed(request, challenger, Role.CANARY, refused)
+        if (lost := served.lost(request.key, request.at)) is not None:
+            self._lost(request, *lost)
         if challenger is not None and role is Role.SHADOW:
             copy = asyncio.create_task(self._copy(request, challenger))
             self._copies.add(copy)
@@ -119,18 +121,22 @@ class ScoringService:
         await asyncio.gather(*self._copies, return_exceptions=True)
 
     async def _by_champion(self, request: ScoringRequest, served: ServedModel) -> Answer:
+        asked: Deployed | None = None  # when it has failed, another one may serve already
+
         def champion() -> Deployed:
+            nonlocal asked
             if served.champion is None:
                 raise UnavailableError(
                     f"no version of {served.name} can be served: {served.problem or 'it is loading'}"
                 )
-            return served.champion
+            asked = served.champion
+            return asked
 
         try:
             return await self._scored(request, champion, Role.CHAMPION)
         except ServingError as error:
-            if served.champion is not None:
-                self._failed(request, served.champion, Role.CHAMPION, error)
+            if asked is not None:
+                self._failed(request, asked, Role.CHAMPION, error)
             raise
 
     async def _copy(self, request: ScoringRequest, challenger: Deployed) -> None:
@@ -165,7 +171,9 @@ class ScoringService:
         content = await _encoded(predictions)  # here, where a canary that gives what JSON lacks still costs nothing
         took_s = time.monotonic() - request.started
         deployed.metrics[role].latency.observe(took_s)
-        self._keep(request, deployed, role, took_s, rows=batch.rows, features=batch.values, predictions=predictions)
+        self._keep(
+            request, deployed.version, role, took_s, rows=batch.rows, features=batch.values, predictions=predictions
+        )
         return Answer(content=content, version=deployed.version, role=role)
 
     async def _parsed(self, request: ScoringRequest, deployed: Deployed) -> Batch:
@@ -180,12 +188,17 @@ class ScoringService:
             return
         took_s = time.monotonic() - request.started
         deployed.metrics[role].latency.observe(took_s)
-        self._keep(request, deployed, role, took_s, error=f"{error.kind}: {error}")
+        self._keep(request, deployed.version, role, took_s, error=f"{error.kind}: {error}")
+
+    def _lost(self, request: ScoringRequest, version: str, role: Role, why: str) -> None:
+        """Count and log it as the challenger's error: who walks the rollout would wait for samples that never come."""
+        self._host.metrics.errors.labels(request.model, version, role, "not_loaded").inc()
+        self._keep(request, version, role, time.monotonic() - request.started, error=f"not_loaded: {why}")
 
     def _keep(
         self,
         request: ScoringRequest,
-        deployed: Deployed,
+        version: str,
         role: Role,
         took_s: float,
         *,
@@ -199,7 +212,7 @@ class ScoringService:
         self._log.add(
             ScoredRequest(
                 model=request.model,
-                version=deployed.version,
+                version=version,
                 role=role,
                 request_id=request.request_id,
                 at=request.at,

@@ -56,10 +56,25 @@ def serve(
         home: folder on the local disk for the cache and for what is on its way to the store.
         settings: limits and times.
         policies: what is logged of each model; None: nothing.
+
+    Raises:
+        NotFoundError, ChampionUnusableError: `settings.version` does not exist, or is not Perennial's.
     """
     metrics = Metrics()
-    cache = ModelCache(home / "serving-cache", registry, keep=settings.cached_versions)
-    watcher = Watcher(registry=registry, store=store, root=root, clock=clock, cache=cache, metrics=metrics)
+    # A folder of its own: what served last there is this very version, and replicas that follow the alias never see it.
+    folder = f"serving-cache-of-version-{settings.version}" if settings.version else "serving-cache"
+    cache = ModelCache(home / folder, registry, keep=settings.cached_versions)
+    watcher = Watcher(
+        registry=registry,
+        store=store,
+        root=root,
+        clock=clock,
+        cache=cache,
+        metrics=metrics,
+        version=settings.version,
+    )
+    for name in names:
+        watcher.require_version(name)
     host = ModelHost(names, watcher, settings, clock, metrics)
     replica = f"{socket.gethostname()}-{os.getpid()}"
     kept = {name: policy for name, policy in policies.items() if policy is not None}

@@ -19,6 +19,10 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     """0: any free one."""
+    model: str = ""
+    """Of `version`, where the command line names no model."""
+    version: str = ""
+    """The one version that is served, whatever the alias and the traffic plan say; empty: they say which."""
     default_model: str = ""
     """Whom POST /invocations asks, if there are several models."""
     poll_interval_s: float = 1.0

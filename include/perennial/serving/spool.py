@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from perennial.ports import ObjectStore
 
 _PART: Final = ".part"
 """Suffix of a file that is being written."""
+_ABANDONED_S: Final = 600
+"""An unfinished file that is older was left behind by a process that was killed."""
 _SLASH: Final = "~"
 """Stands for `/` in a file's name: no folders, so none are left behind empty."""
 
@@ -66,6 +69,7 @@ class Spool:
             PerennialError: the store did not take one; it stays, and the rest too if the store does not answer.
         """
         refused: TerminalError | None = None
+        self._tidy()
         for _, path, _ in self._waiting():
             try:
                 content = path.read_bytes()
@@ -79,6 +83,12 @@ class Spool:
             path.unlink(missing_ok=True)
         if refused is not None:
             raise refused
+
+    def _tidy(self) -> None:
+        for path in self._folder.glob(f"*{_PART}"):
+            with suppress(FileNotFoundError):  # another replica was faster
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
     def _waiting(self) -> list[tuple[float, Path, int]]:
         """Time of the last change in seconds, path, and size in bytes of each finished file, the oldest first."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from perennial.domain.traffic import TrafficPlan, plan_uri
-from perennial.errors import NotFoundError, StoreUnavailableError
+from perennial.errors import NotFoundError, RegistryUnavailableError, StoreUnavailableError
 from perennial.ports import Clock, ModelRegistry, ObjectStore, RegisteredVersion
 from perennial.serving.cache import ModelCache
 from perennial.serving.metrics import Metrics
@@ -26,13 +27,28 @@ class Watcher:
     clock: Clock
     cache: ModelCache
     metrics: Metrics
+    version: str = ""
+    """The one that serves whatever the alias and the traffic plan say; empty: they say which."""
+    _found: RegisteredVersion | None = None
+    """That one."""
     _told: dict[tuple[str, str], str] = field(default_factory=dict)
     """What was logged last of each trouble, so that it is not logged again at each look."""
+
+    def require_version(self, model: str) -> None:
+        """Make sure that `version` can be served, as far as can be told without a registry that is down.
+
+        Raises:
+            NotFoundError: the registry has no such version.
+            ChampionUnusableError: Perennial did not register it.
+        """
+        if self.version and self.cache.champion(model) is None:
+            with suppress(RegistryUnavailableError):  # the next look asks again
+                self._look_up_version(model)
 
     def champion(self, model: str) -> tuple[RegisteredVersion | None, str]:
         """What the alias says now, and why there is none."""
         try:
-            champion = self.registry.champion(model)
+            champion = self._look_up_version(model) if self.version else self.registry.champion(model)
         except Exception as error:  # whatever a client raises must not keep the service from its local cache
             self._failed(model, "champion", error)
             return None, str(error) or type(error).__name__
@@ -48,7 +64,7 @@ class Watcher:
             champion: as it was seen last.
             last_plan: stands while the store does not answer, until it expires.
         """
-        plan = self._plan(model, last_plan)
+        plan = None if self.version else self._plan(model, last_plan)
         if plan is None or (champion is not None and plan.challenger == champion.version):
             return None, None
         try:
@@ -67,6 +83,11 @@ class Watcher:
         scorer = Scorer(version.version, version.model.digest, self.cache.obtain(version))
         scorer.warm_up()
         return scorer
+
+    def _look_up_version(self, model: str) -> RegisteredVersion:
+        if self._found is None:  # what a version is never changes
+            self._found = self.registry.version(model, self.version)
+        return self._found
 
     def _plan(self, model: str, last: TrafficPlan | None) -> TrafficPlan | None:
         try:

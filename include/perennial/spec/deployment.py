@@ -6,7 +6,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from perennial.spec.fields import Columns, Duration, SpecPart
 
@@ -17,6 +17,11 @@ MAX_WALK: Final = timedelta(days=30)
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 MinSamples = Annotated[int, Field(ge=1, le=10_000_000)]
+S3Folder = Annotated[
+    str,
+    Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$"),
+    AfterValidator(lambda value: value if value.endswith("/") else value + "/"),
+]
 
 
 class ErrorRate(SpecPart):
@@ -109,10 +114,7 @@ class Rollout(SpecPart):
 
 
 class Canary(Rollout):
-    """A growing share of the keys is answered by the challenger, until it is promoted or taken back.
-
-    Checked; no DAG walks it so far.
-    """
+    """A growing share of the keys is answered by the challenger, until it is promoted or taken back."""
 
     steps: Annotated[tuple[Percent, ...], Field(strict=False, min_length=1, max_length=20)] = (5.0, 25.0, 50.0, 100.0)
     """Percent of the keys at each step, growing. `[100]`: at once."""
@@ -131,10 +133,7 @@ class Canary(Rollout):
 
 
 class Shadow(Rollout):
-    """The challenger scores a copy of the requests and answers nobody; it comes before the canary.
-
-    Checked; no DAG walks it so far.
-    """
+    """The challenger scores a copy of the requests and answers nobody; it comes before the canary."""
 
     percent: Percent = 100.0
     """Of the keys."""
@@ -152,20 +151,23 @@ class Log(SpecPart):
     """Of the requests, the same ones for champion, canary and shadow. Guardrails see no others."""
     exclude: Columns = ()
     """Features that are never written."""
+    labels: S3Folder | None = None
+    """Where outcomes land as files, besides those that are sent to the service; see docs/serving.md."""
 
 
 class SmokeTest(SpecPart):
     """Before any traffic: the model loads in a clean process, and scores rows of the holdout as evaluate did.
 
-    Checked; without effect so far: promote tries the model out on its input example, in its own process.
+    A challenger that fails is not registered, and the run fails.
     """
 
     rows: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Of the holdout."""
     tolerance: Annotated[float, Field(ge=0, le=1e-3)] = 1e-9
-    """Largest difference of a score from evaluate's."""
+    """Largest difference of a score from evaluate's; relative to the score where that is larger than 1."""
     timeout: Duration = timedelta(minutes=5)
     max_memory_mib: Annotated[int, Field(ge=64)] = 4096
+    """Of the whole process. The libraries alone take about 270."""
 
     @field_validator("timeout")
     @classmethod

@@ -68,10 +68,12 @@ def observe(
         for version in (champion, challenger)
     )
     theirs = theirs[theirs["role"] == Role.CHAMPION]
-    mine = mine[mine["role"].isin((Role.CANARY, Role.SHADOW)) & (mine["at"] >= state.started_at)]
+    # Whatever its role says: a container that knows one version only calls itself the champion.
+    mine = mine[mine["at"] >= state.started_at]
     labels = None
     if rollout.guardrails.performance_loss is not None:
-        labels = read_labels(store, root, spec.name, everything)
+        landing = None if spec.deployment is None or spec.deployment.log is None else spec.deployment.log.labels
+        labels = read_labels(store, root, spec.name, everything, landing=landing)
     return readings(
         spec.task,
         spec.evaluation.primary,
@@ -92,9 +94,18 @@ def scores_of(task: Task, predictions: pd.Series) -> Floats:
     lists = [given if isinstance(given, list | np.ndarray) else () for given in predictions]
     width = 2 if task == "binary_classification" else max(map(len, lists), default=0)
     nothing = np.full(width, np.nan)
-    rows = [np.asarray(given, dtype=np.float64) if len(given) == width else nothing for given in lists]
+    rows = [_floats(given) if len(given) == width else nothing for given in lists]
     matrix = np.array(rows, dtype=np.float64).reshape(len(rows), width)
     return matrix[:, 1] if task == "binary_classification" else matrix
+
+
+def _floats(given: Any) -> Floats:
+    """NaN for what is no number."""
+    try:
+        found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    return found if found.ndim == 1 else np.full(len(given), np.nan)
 
 
 def _served(

@@ -10,7 +10,7 @@ from typing import Any
 
 from perennial.domain.fingerprint import sha256_of
 from perennial.domain.gate_history import GateHistory, LostEvidence, Reign
-from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
+from perennial.domain.ledger_entry import MOVES, ROLLOUT, LedgerEntry
 from perennial.domain.run_request import RunRequest
 from perennial.domain.sequential import EvidenceState, after_loss
 from perennial.domain.times import format_time, parse_time
@@ -38,7 +38,7 @@ def gate_history(
     return GateHistory(
         as_of=request.as_of,
         reigns=tuple(reigns(moves)),
-        quarantined=quarantined(moves),
+        quarantined=ledger.quarantine(spec.name, except_run=request.run_id),
         evidence=evidence,
         lost=lost,
         damage=_damage(spec.name, ledger, anchors),
@@ -47,8 +47,8 @@ def gate_history(
 
 
 def newest_fact(ledger: Ledger, request: RunRequest) -> str:
-    """Key of the newest entry that a decision of this run rests on: a decision or a move of another one. "" if none."""
-    found = ledger.newest(request.model, "decision", *MOVES, except_run=request.run_id)
+    """Key of the newest entry that a decision of this run rests on: another run's decision, rollout or move, or ""."""
+    found = ledger.newest(request.model, "decision", ROLLOUT, *MOVES, except_run=request.run_id)
     return found[-1].key if found else ""
 
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from perennial.champion_door import ChampionDoor, named
 from perennial.domain.fingerprint import digest_of
-from perennial.domain.ledger_entry import LedgerEntry, quarantined
+from perennial.domain.ledger_entry import LedgerEntry
 from perennial.domain.references import RollbackRef
 from perennial.domain.run_request import RollbackRequest
 from perennial.domain.times import format_time
 from perennial.errors import FenceError, NotFoundError, TerminalError
 from perennial.ledger import Ledger, Recorded
-from perennial.ports import RegisteredVersion
+from perennial.ports import Deployer, RegisteredVersion
 from perennial.spec.model import ModelSpec
 from perennial.stages.smoke_test import smoke_test
+from perennial.stages.takeover import take_over
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,10 @@ class _Plan:
     """Of the model that is removed; None: not known."""
 
 
-def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) -> RollbackRef:
+def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor, deployer: Deployer) -> RollbackRef:
     """Move the alias back, after a smoke test of where it goes; record it, and quarantine what it named.
+
+    Then what serves the model follows, which ends any shadow or canary.
 
     A retry of the same run finds its entry and does not go back once more.
 
@@ -43,6 +46,7 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
         spec: the model's.
         request: who asks, why, and which version if not the one before.
         door: to production.
+        deployer: where the model serves.
 
     Raises:
         TerminalError: there is no version to go back to, it is champion already, or it is in quarantine and the
@@ -54,28 +58,29 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor) 
     champion = door.settle(spec.name, owner=request.run_id)
     done = _find(door.ledger, request)
     if done is not None:
-        return _reference(door.ledger.append(done))
+        return _served(door.ledger.append(done), door, deployer)
     plan = _plan(request, champion, door)
     # Before the lock, because it may take seconds, and nothing that it finds can change.
     smoke_test(spec.task, plan.target.model, f"version {plan.target.version} of {spec.name}", registry=door.registry)
     with door.ledger.lock(spec.name, owner=request.run_id) as lease:
         champion = door.reconcile(spec.name, lease)
         done = _find(door.ledger, request)
-        if done is not None:
-            return _reference(door.ledger.append(done, lease=lease))
-        if _plan(request, champion, door) != plan:
+        if done is None and _plan(request, champion, door) != plan:
             raise FenceError(
                 f"{spec.name}: while the rollback tried version {plan.target.version} out, the champion was moved from "
                 f"{named(plan.removed)} to {named(champion)}. Nothing was changed; look, and start it again"
             )
-        recorded = door.move(_entry(request, plan, door), lease)
+        if done is None:
+            recorded = door.move(_entry(request, plan, door), lease)
+        else:
+            recorded = door.ledger.append(done, lease=lease)
     _log.info("%s %s rollback: %s", spec.name, request.run_id, recorded.entry.summary)
-    return _reference(recorded)
+    return _served(recorded, door, deployer)
 
 
 def _plan(request: RollbackRequest, champion: str | None, door: ChampionDoor) -> _Plan:
     past = door.ledger.moves(request.model)
-    held, digest = quarantined(past), _digest(past, champion, door)
+    held, digest = door.ledger.quarantine(request.model), _digest(past, champion, door)
     if request.to is not None:
         target = _named_target(request, request.to, champion, held, door)
         return _Plan(removed=champion, target=target, released=held.get(target.model.digest), digest=digest)
@@ -186,8 +191,10 @@ def _find(ledger: Ledger, request: RollbackRequest) -> LedgerEntry | None:
     return found[-1] if found else None
 
 
-def _reference(recorded: Recorded) -> RollbackRef:
+def _served(recorded: Recorded, door: ChampionDoor, deployer: Deployer) -> RollbackRef:
+    """After the alias, also of an earlier try: whatever serves the model has to hear of it."""
     entry = recorded.entry
+    take_over(entry.model, str(entry.champion_after), door=door, deployer=deployer)
     return RollbackRef(
         ledger_uri=recorded.uri,
         champion_before=entry.champion_before,

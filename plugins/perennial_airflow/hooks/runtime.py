@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 S3_CONN_ID: Final = "perennial_s3"
 MLFLOW_CONN_ID: Final = MlflowRegistryHook.default_conn_name
+SAGEMAKER_CONN_ID: Final = "perennial_sagemaker"
 
 
 class PerennialHook(BaseHook):
-    """Builds what the stages need: the store from an `aws` connection, the registry from an `mlflow` one.
+    """Builds what the stages need: store and SageMaker from `aws` connections, the registry from an `mlflow` one.
 
     A connection that does not exist is no error: boto3's and MLflow's own look-up (environment, profile, role) is used,
     as the command `perennial` does. The store's place and the specs' folder come from PERENNIAL_STORE and
@@ -50,7 +51,7 @@ class PerennialHook(BaseHook):
         """Everything that a cycle needs of the world."""
         from perennial.runtime import build_runtime
 
-        return build_runtime(self.settings, session=self._s3[0])
+        return build_runtime(self.settings, session=self._s3[0], sagemaker_session=self._sagemaker_session)
 
     def store(self) -> ObjectStore:
         """The object store alone; nothing of MLflow is looked up or imported."""
@@ -67,6 +68,15 @@ class PerennialHook(BaseHook):
 
         hook = AwsBaseHook(aws_conn_id=self.s3_conn_id, client_type="s3")
         return hook.get_session(), hook.conn_config.get_service_endpoint_url("s3")
+
+    def _sagemaker_session(self) -> boto3.Session | None:
+        """Looked up only for a model that is deployed there. The store may well be another account, or not AWS."""
+        if not self._exists(SAGEMAKER_CONN_ID):
+            return None
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+        session: boto3.Session = AwsBaseHook(aws_conn_id=SAGEMAKER_CONN_ID, client_type="sagemaker").get_session()
+        return session
 
     def _exists(self, conn_id: str) -> bool:
         try:

@@ -4,6 +4,7 @@ from perennial_airflow.operators.approval import ApproveOperator
 from perennial_airflow.operators.data import SnapshotOperator, ValidateOperator
 from perennial_airflow.operators.promotion import DecideOperator, PromoteOperator
 from perennial_airflow.operators.rollback import RollbackOperator
+from perennial_airflow.operators.rollout import RolloutOperator, SmokeTestOperator
 from perennial_airflow.operators.training import EvaluateOperator, TrainModelOperator
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "EvaluateOperator",
     "PromoteOperator",
     "RollbackOperator",
+    "RolloutOperator",
+    "SmokeTestOperator",
     "SnapshotOperator",
     "TrainModelOperator",
     "ValidateOperator",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,6 +94,14 @@ class StageOperator(BaseOperator):
                 f"Clear the earlier task and this one, or start a new run"
             )
         return kind.from_dict(value)
+
+    def given_or_none(self, kind: type[R], value: Any) -> R | None:
+        """The same of a task that may have been skipped, which leaves None."""
+        return None if value is None else self.given(kind, value)
+
+    def given_each(self, kind: type[R], values: Sequence[Any]) -> tuple[R, ...]:
+        """The same of several tasks; those that were skipped are left out."""
+        return tuple(self.given(kind, value) for value in values if value is not None)
 
     def remember(self, context: Mapping[str, Any], link: type[StageLink], url: str) -> None:
         """Keep an address for the task's button, whatever happens next, and tell the log on a line of its own."""

@@ -1,1 +1,1 @@
-"""Triggers: they poll, they never download."""
+"""Triggers: they look and wait. Whatever blocks runs in a thread."""

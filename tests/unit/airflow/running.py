@@ -5,19 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow.sdk.definitions.xcom_arg import XComArg
+
 from perennial.spec import load_spec
 from perennial_airflow.dag_factory import build_dag
 from tests.unit.airflow.conftest import FakeTaskInstance, make_context
 from tests.unit.core.world import World
 
 ORDER = ("snapshot_data", "validate_data", "train_challenger", "evaluate_on_holdout", "decide", "promote_if_better")
-FIELDS = {
-    "snapshot": "snapshot_data",
-    "challenger": "train_challenger",
-    "evaluation": "evaluate_on_holdout",
-    "decision": "decide",
-    "approval": "approve",
-}
 ANSWERED_AT = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
 
 
@@ -52,12 +47,18 @@ class Run:
         ti: FakeTaskInstance = context["ti"]
         self.pushed[task_id] = ti.pushed
         for name in task.template_fields:
-            setattr(task, name, self.returned.get(FIELDS[name]))
+            setattr(task, name, self._resolved(getattr(task, name)))
         try:
             self.returned[task_id] = getattr(task, method)(context, *arguments)
         finally:
             self.returned.setdefault(task_id, ti.pushed.get("return_value"))
         return self.returned[task_id]
+
+    def _resolved(self, value: Any) -> Any:
+        """What Airflow would put in a template field's place: None for a task that left nothing."""
+        if isinstance(value, list):
+            return [self._resolved(item) for item in value]
+        return self.returned.get(value.operator.task_id) if isinstance(value, XComArg) else value
 
     def tasks(self, until: str) -> Any:
         for task_id in ORDER[: ORDER.index(until) + 1]:

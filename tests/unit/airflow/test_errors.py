@@ -4,7 +4,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from perennial.errors import BadDataError, StoreUnavailableError
-from perennial_airflow.errors import airflow_errors
+from perennial_airflow.errors import airflow_errors, is_terminal
 
 pytestmark = pytest.mark.airflow
 
@@ -28,6 +28,25 @@ def test_transient_error_is_retried(error: Exception) -> None:
     raised = outcome_of(error)
     assert type(raised) is AirflowException
     assert "tried again" in str(raised)
+
+
+class GarbledAnswerError(OSError, ValueError):
+    """As `requests` raises them."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadDataError("a"),
+        KeyError("a"),
+        GarbledAnswerError("a"),
+        StoreUnavailableError("a"),
+        OSError("a"),
+        MemoryError(),
+    ],
+)
+def test_triggerer_and_worker_agree_on_which_errors_no_retry_helps(error: Exception) -> None:
+    assert is_terminal(error) is isinstance(outcome_of(error), AirflowFailException)
 
 
 @pytest.mark.parametrize("error", [AirflowSkipException("later"), MemoryError(), KeyboardInterrupt()])

@@ -116,3 +116,23 @@ def test_without_connections_the_environment_counts(monkeypatch: pytest.MonkeyPa
     hook = PerennialHook(s3_conn_id="nowhere", mlflow_conn_id="nowhere")
     assert hook.settings.mlflow_tracking_uri == "http://from-environment"
     assert hook.settings.s3_endpoint == "http://s3-from-environment"
+
+
+def test_sagemaker_is_called_with_its_own_connection_and_not_the_stores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment")
+    connect(monkeypatch, "perennial_s3", conn_type="aws", login="AKIDSTORE", password="hush-s3")
+    extra = {"region_name": "eu-central-1"}
+    connect(monkeypatch, "perennial_sagemaker", conn_type="aws", login="AKIDSAGEMAKER", password="hush-sm", extra=extra)
+    wanted = PerennialHook().runtime().sagemaker_session
+    assert wanted is not None
+    session = wanted()
+    assert session is not None
+    assert session.get_credentials().access_key == "AKIDSAGEMAKER"
+    assert session.region_name == "eu-central-1"
+
+
+def test_sagemaker_without_a_connection_is_left_to_boto3s_own_look_up() -> None:
+    assert PerennialHook()._sagemaker_session() is None

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from perennial_airflow.links import DecisionLink, MlflowRunLink, MlflowVersionLink, ValidationReportLink, page_url
+from perennial_airflow.links import (
+    DecisionLink,
+    MlflowRunLink,
+    MlflowVersionLink,
+    RolloutLink,
+    ValidationReportLink,
+    page_url,
+)
 
 pytestmark = pytest.mark.airflow
 ROOT = "s3://bucket/store"
@@ -20,12 +27,13 @@ def test_link_gives_what_the_operator_pushed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_links_have_names_for_people_and_keys_of_their_own() -> None:
-    links: list[Any] = [ValidationReportLink(), DecisionLink(), MlflowRunLink(), MlflowVersionLink()]
-    assert [link.name for link in links] == ["Validation report", "Decision", "MLflow run", "Version in MLflow"]
-    assert len({link.xcom_key for link in links}) == 4
+    links: list[Any] = [ValidationReportLink(), DecisionLink(), RolloutLink(), MlflowRunLink(), MlflowVersionLink()]
+    names = ["Validation report", "Decision", "Rollout", "MLflow run", "Version in MLflow"]
+    assert [link.name for link in links] == names
+    assert len({link.xcom_key for link in links}) == len({link.key for link in links}) == len(links)
 
 
-@pytest.mark.parametrize("kind", ["validations", "decisions"])
+@pytest.mark.parametrize("kind", ["validations", "decisions", "rollouts"])
 def test_page_of_the_model_has_an_address_in_airflow(kind: str) -> None:
     url = page_url(f"{ROOT}/{kind}/toy/abc/page.html", root=ROOT, model="toy")
     assert url == f"http://airflow.example/perennial/ui/perennial__toy__retrain/{kind}/abc/page.html"

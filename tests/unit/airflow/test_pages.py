@@ -20,7 +20,7 @@ GUARD = pages.router.dependencies[0].dependency
 
 @pytest.fixture
 def app(world: World) -> Any:
-    for kind in ("decisions", "validations", "quarantine"):
+    for kind in ("decisions", "validations", "rollouts", "quarantine"):
         world.store.write(f"{ROOT}/{kind}/toy/abc/page.html", b"<!doctype html>" + kind.encode(), content_type="x")
     world.store.write(f"{ROOT}/decisions/toy/abc/decision.json", b"{}", content_type="x")
     world.store.write(f"{ROOT}/decisions/other/abc/page.html", b"secret", content_type="x")
@@ -37,7 +37,7 @@ def client(app: Any) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("kind", ["decisions", "validations"])
+@pytest.mark.parametrize("kind", ["decisions", "validations", "rollouts"])
 def test_page_is_served_to_whoever_may_read_the_dag(client: TestClient, kind: str) -> None:
     answer = client.get(f"/ui/{DAG}/{kind}/abc/page.html")
     assert answer.status_code == 200

@@ -13,8 +13,16 @@ import pandas as pd
 
 from perennial.champion_door import QUARANTINE_TAG, ChampionDoor, anchors
 from perennial.domain.fingerprint import canonical_json, sha256_of
-from perennial.domain.ledger_entry import MOVES, LedgerEntry, quarantined
-from perennial.domain.references import ApprovalRef, DecisionRef, ModelRef, PromotionRef, RollbackRef
+from perennial.domain.ledger_entry import MOVES, LedgerEntry
+from perennial.domain.references import (
+    ApprovalRef,
+    DecisionRef,
+    ModelRef,
+    PromotionRef,
+    RollbackRef,
+    RolloutRef,
+    SmokeTestRef,
+)
 from perennial.domain.run_request import RollbackRequest, RunRequest
 from perennial.ledger import Ledger, Recorded
 from perennial.ports import FittedTraining
@@ -23,6 +31,7 @@ from perennial.stages.approve import record_answer
 from perennial.stages.promote import carry_out
 from perennial.stages.rollback import roll_back
 from perennial.testing.clock import FixedClock
+from perennial.testing.deployer import MemoryDeployer
 from perennial.testing.registry import MemoryRegistry
 from perennial.testing.store import FolderStore
 from tests.unit.core.test_spec_loader import VALID
@@ -66,6 +75,7 @@ class Production:
     registry: Any = field(default_factory=MemoryRegistry)
     store: Any = None
     clock: FixedClock = field(default_factory=lambda: FixedClock(NOW))
+    deployer: Any = field(default_factory=MemoryDeployer)
 
     def __post_init__(self) -> None:
         (self.folder / "bucket").mkdir(parents=True, exist_ok=True)
@@ -169,7 +179,13 @@ class Production:
         )
 
     def carry_out(
-        self, request: RunRequest, model: ModelRef, decision: DecisionRef, approval: ApprovalRef | None = None
+        self,
+        request: RunRequest,
+        model: ModelRef,
+        decision: DecisionRef,
+        approval: ApprovalRef | None = None,
+        smoke: SmokeTestRef | None = None,
+        rollouts: Sequence[RolloutRef] = (),
     ) -> PromotionRef:
         return carry_out(
             self.spec,
@@ -177,9 +193,12 @@ class Production:
             model=model,
             decision=decision,
             approval=approval,
+            smoke=smoke,
+            rollouts=rollouts,
             references={"model": model, "decision": decision},
             policy="p",
             door=self.door,
+            deployer=self.deployer,
             model_card=lambda: "# Card",
             decision_url="https://airflow/decision",
         )
@@ -192,7 +211,8 @@ class Production:
         return model
 
     def roll_back(self, run_id: str = "back", to: str | None = None, **changes: Any) -> RollbackRef:
-        return roll_back(self.spec, self.rollback_request(run_id, to, **changes), door=self.door)
+        request = self.rollback_request(run_id, to, **changes)
+        return roll_back(self.spec, request, door=self.door, deployer=self.deployer)
 
     def rollback_request(self, run_id: str = "back", to: str | None = None, **changes: Any) -> RollbackRequest:
         given = {"requested_by": "grace", "reason": "it is late", **changes}
@@ -260,6 +280,6 @@ class Production:
         assert chain[-1] == self.champion
         assert self.store.head(f"{ROOT}/ledger-intents/{MODEL}.json") is None
         there = {tags.get("perennial.digest"): tags for tags in self.registry.version_tags(MODEL).values()}
-        held = quarantined(self.ledger.moves(MODEL))
+        held = self.ledger.quarantine(MODEL)
         tagged = {digest: tags[QUARANTINE_TAG] for digest, tags in there.items() if QUARANTINE_TAG in tags}
         assert tagged == {digest: why for digest, why in held.items() if digest in there}

@@ -16,7 +16,7 @@ def test_dags_are_named_after_the_model() -> None:
     assert (retrain_dag_id("toy"), rollback_dag_id("toy")) == ("perennial__toy__retrain", "perennial__toy__rollback")
 
 
-@pytest.mark.parametrize("kind", ["validations", "decisions"])
+@pytest.mark.parametrize("kind", ["validations", "decisions", "rollouts"])
 @pytest.mark.parametrize("base", [AIRFLOW, f"{AIRFLOW}/"])
 def test_page_of_the_model_has_an_address_in_airflow(kind: str, base: str) -> None:
     expected = f"{AIRFLOW}/perennial/ui/perennial__toy__retrain/{kind}/abc/page.html"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,10 +18,10 @@ from perennial.domain.canary import (
     Reading,
     advance,
     begin,
+    judge,
     split_in_force,
 )
 from perennial.domain.rules.outcome import Outcome
-from perennial.domain.traffic import Role, TrafficPlan
 from perennial.spec.deployment import Canary, Guardrails, Shadow
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -221,23 +220,30 @@ def test_what_is_no_state_is_refused(edit: Any) -> None:
         CanaryState.from_dict(document)
 
 
-def test_split_is_in_force_while_the_plan_of_this_step_lives() -> None:
-    state, now = at(1, 12)
-    plan = TrafficPlan(
-        model="churn",
-        challenger="7",
-        role=Role.CANARY,
-        share=25,
-        salt="run",
-        issued_at=now,
-        expires_at=now + timedelta(minutes=3),
-        plan_id="p",
-    )
-    assert split_in_force(POLICY, state, plan, now)
-    assert not split_in_force(POLICY, state, None, now)
-    assert not split_in_force(POLICY, state, plan, now + timedelta(minutes=3))
-    assert not split_in_force(POLICY, state, replace(plan, share=5), now)
-    assert not split_in_force(POLICY, replace(state, step=3), plan, now)
+@pytest.mark.parametrize(
+    ("share", "in_force"), [(25, True), (25.009, True), (24.9, False), (5, False), (math.nan, False), (None, False)]
+)
+def test_split_is_in_force_where_the_platform_says_the_share_of_this_step(share: float | None, in_force: bool) -> None:
+    assert split_in_force(POLICY, at(1, 12)[0], share) is in_force
+    assert not split_in_force(POLICY, at(3, 31)[0], share)
+
+
+@pytest.mark.parametrize(
+    ("where", "observation", "at_fault"),
+    [
+        (at(0, 5), seen(error_rate=Reading(value=0.5, samples=500)), True),
+        (at(0, 5), seen(error_rate=...), True),
+        (at(0, 70), seen(error_rate=few()), False),
+        (at(2, 90), seen(lapsed=True), False),
+        (at(3, 31), seen(), False),
+        (at(2, 30), seen(), False),
+        (at(0, 5), seen(), False),
+    ],
+)
+def test_challenger_is_at_fault_where_a_guardrail_did_not_hold_only(
+    where: tuple[CanaryState, datetime], observation: Observation, at_fault: bool
+) -> None:
+    assert advance(POLICY, where[0], observation, where[1])[1].at_fault is at_fault
 
 
 def _with(where: tuple[CanaryState, datetime], observation: Observation) -> tuple[CanaryState, Observation, datetime]:
@@ -247,3 +253,16 @@ def _with(where: tuple[CanaryState, datetime], observation: Observation) -> tupl
 def test_action_is_final_only_where_all_is_over() -> None:
     final = {move for move in Move if Action(move=move, reason="x").is_final}
     assert final == {Move.PROMOTE, Move.ROLL_BACK}
+
+
+@pytest.mark.parametrize(("errors", "samples", "verdict"), [(3, 187, Outcome.UNDECIDED), (4, 187, Outcome.FAIL)])
+def test_errors_that_are_allowed_among_all_samples_are_no_breach_before(
+    errors: int, samples: int, verdict: Outcome
+) -> None:
+    """At most 3 of 300; in floating point, 3 / 187 * 187 is more than 3."""
+    rails = Guardrails.model_validate({"error_rate": {"max": 0.01, "min_samples": 300}})
+    found = {
+        outcome.name: outcome
+        for outcome in judge(rails, {"error_rate": Reading(value=errors / samples, samples=samples)})
+    }
+    assert found["error_rate"].verdict is verdict

@@ -15,6 +15,7 @@ from perennial.domain.canary import CanaryState, Move, Observation, Reading, adv
 from perennial.domain.traffic import Role
 from perennial.errors import StoreUnavailableError
 from perennial.serving.labels import Label, LabelLog
+from perennial.spec.deployment import Log
 from perennial.spec.model import ModelSpec
 from perennial.stages.canary_observation import _labels, observe, scores_of
 from perennial.testing import FixedClock
@@ -57,7 +58,8 @@ class World:
         assert SPEC.deployment is not None
         assert SPEC.deployment.canary is not None
         given = {"champion": "3", "challenger": "4", "classes": (0, 1), "now": NOW, **changes}
-        return observe(SPEC, SPEC.deployment.canary, state, store=self.store, root=ROOT, **given)
+        spec = given.pop("spec", SPEC)
+        return observe(spec, SPEC.deployment.canary, state, store=self.store, root=ROOT, **given)
 
 
 @pytest.fixture
@@ -77,12 +79,13 @@ def test_challenger_counts_since_its_step_and_the_champion_since_before_the_cana
     assert found["prediction_distance"].samples == 2
 
 
-def test_rows_of_another_role_do_not_count(world: World) -> None:
-    world.asked(11, "4", Role.CHAMPION, 0.5)
-    world.asked(11, "3", Role.CANARY, 0.5)
+def test_challenger_counts_whatever_its_rows_call_it_and_the_champion_only_as_champion(world: World) -> None:
+    world.asked(11, "4", Role.CHAMPION, 0.5)  # a container that serves one version only
     world.asked(11, "4", Role.SHADOW, 0.5)
+    world.asked(-1, "4", Role.CHAMPION, 0.5)  # before the canary began
+    world.asked(11, "3", Role.CANARY, 0.5)  # of the canary that made it champion
     found = world.observe()
-    assert found["error_rate"].samples == 1
+    assert found["error_rate"].samples == 2
     assert found["latency_p95_ratio"].samples == 0
 
 
@@ -108,6 +111,22 @@ def test_labels_count_since_the_canary_began_for_those_who_gave_the_scores(world
     # The champion ranks both rows right (AUC 1), the challenger both wrong (AUC 0).
     assert found["performance_loss"] == Reading(value=1.0, samples=2)
     assert found["error_rate"].samples == 1
+
+
+def test_labels_that_landed_as_files_count_as_those_that_were_sent(world: World) -> None:
+    for version, role, score in (("3", Role.CHAMPION, 0.9), ("4", Role.CANARY, 0.9)):
+        world.asked(1, version, role, score)
+        world.asked(11, version, role, 1 - score)
+    rows = b"request_id,label,received_at\n" + b"".join(
+        b"r-%d,%d,2026-11-21T12:19:00Z\n" % (number, label) for number, label in enumerate((1, 0, 0, 1), 1)
+    )
+    world.store.write("s3://bucket/outcomes/a.csv", rows, content_type="text/csv")
+    world.store.write("s3://bucket/outcomes/b.csv", b"garbage", content_type="text/csv")
+    assert SPEC.deployment is not None
+    log = Log(labels="s3://bucket/outcomes")
+    spec = SPEC.model_copy(update={"deployment": SPEC.deployment.model_copy(update={"log": log})})
+    # The champion ranks both rows right (AUC 1), the challenger both wrong (AUC 0).
+    assert world.observe(spec=spec)["performance_loss"] == Reading(value=1.0, samples=2)
 
 
 def test_prediction_of_nan_rolls_the_canary_back(world: World) -> None:
@@ -151,6 +170,11 @@ def test_store_that_does_not_answer_is_no_observation(world: World, monkeypatch:
         ("regression", [], []),
         ("binary_classification", [[0.25, 0.75], np.array([0.5, math.nan])], [0.75, math.nan]),
         ("binary_classification", [None, 0.5, "[0.5, 0.5]", [0.2, 0.3, 0.5]], [math.nan] * 4),
+        (
+            "binary_classification",
+            [["yes", "no"], [None, 0.5], [[0.5], [0.5]], [{}, 1]],
+            [math.nan, 0.5, math.nan, math.nan],
+        ),
         ("binary_classification", [], []),
         (
             "multiclass_classification",

@@ -145,7 +145,7 @@ class World:
             state, action = begin(self.policy, now)
         else:
             state = CanaryState.from_dict(json.loads(self.state))
-            lapsed = not split_in_force(self.policy, state, self.plan, now)
+            lapsed = not split_in_force(self.policy, state, self._share(now))
             # Of a split that was not in force nothing was seen.
             readings = dict.fromkeys(GUARDRAILS, UNSEEN) if lapsed else self.observations[state.step].readings
             observation = Observation(readings=readings, lapsed=lapsed)
@@ -157,6 +157,9 @@ class World:
             return None
         self._carry_out(action, now)
         return None if crash == "after acting" else action
+
+    def _share(self, now: datetime) -> float | None:
+        return None if self.plan is None or not self.plan.is_live(now) else self.plan.share
 
     def _carry_out(self, action: Action, now: datetime) -> None:
         if action.is_final:

@@ -129,3 +129,49 @@ def test_comparison_has_as_many_samples_as_the_smaller_side() -> None:
         found = readings(BINARY, "roc_auc", champion, challenger)
         counts = [found[name].samples for name in ("latency_p95_ratio", "prediction_distance", "performance_loss")]
         assert counts == [2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("task", "champion", "challenger", "samples"),
+    [
+        (BINARY, [0.1, math.nan, 0.3], [0.1, 0.2, 0.3], 2),
+        (BINARY, [math.nan, math.nan], [0.1, 0.2], 0),
+        (BINARY, [0.1, 1.2], [0.1, 0.2], 1),
+        ("multiclass_classification", [[0.5, 0.5], [math.nan, 0.5]], [[0.5, 0.5], [0.4, 0.6]], 1),
+        ("regression", [3.0, 3.0], [3.0, 4.0], 0),
+        ("regression", [3.0, math.inf, 5.0], [3.0, 4.0, 5.0], 2),
+    ],
+)
+def test_champion_that_predicts_nothing_usable_is_a_want_of_samples_and_no_fault_of_the_challenger(
+    task: Any, champion: Any, challenger: Any, samples: int
+) -> None:
+    theirs, mine = (served(scores=np.asarray(scores, float)) for scores in (champion, challenger))
+    primary = "rmse" if task == "regression" else "accuracy"
+    found = readings(task, primary, theirs, mine)["prediction_distance"]
+    assert found.samples == samples
+    assert samples == 0 or math.isfinite(found.value or 0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, 1.2])
+def test_challenger_that_predicts_nothing_usable_is_at_fault(bad: float) -> None:
+    labels = np.array([0.0, 1.0, 0.0, 1.0])
+    well = served(labels=labels, labelled_scores=np.array([0.1, 0.8, 0.2, 0.7]))
+    odd = replace(well, scores=np.array([0.1, 0.2, 0.3, bad]), labelled_scores=np.array([0.1, 0.8, 0.2, bad]))
+    found = readings(BINARY, "log_loss", well, odd)
+    for name in ("prediction_distance", "performance_loss"):
+        assert (math.isnan(found[name].value or 0), found[name].samples) == (True, 4), name
+
+
+def test_performance_that_the_labels_do_not_tell_yet_is_a_want_of_samples() -> None:
+    one_class = served(labels=np.zeros(4), labelled_scores=np.array([0.1, 0.2, 0.3, 0.4]))
+    both = replace(one_class, labels=np.array([0.0, 1.0, 0.0, 1.0]))
+    for champion, challenger in ((one_class, one_class), (one_class, both), (both, one_class)):
+        assert readings(BINARY, "roc_auc", champion, challenger)["performance_loss"].samples == 0
+
+
+def test_label_that_the_champion_could_not_be_measured_by_is_left_out() -> None:
+    labels = np.array([0.0, 1.0, 0.0, 1.0])
+    mine = served(labels=labels, labelled_scores=np.array([0.1, 0.8, 0.2, 0.7]))
+    theirs = replace(mine, labelled_scores=np.array([0.1, 0.8, math.nan, 0.7]))
+    found = readings(BINARY, "roc_auc", theirs, mine)["performance_loss"]
+    assert (found.value, found.samples) == (0, 3)

@@ -318,15 +318,11 @@ def test_check_warns_of_a_gate_that_is_asked_again_and_again_without_a_budget(
     assert shell.json("check")[1]["warnings"] == []
 
 
-def test_check_warns_of_a_canary_that_nothing_walks_yet(world: World, shell: Shell) -> None:
-    service: dict[str, Any] = {"kind": "scoring_service", "log": {"percent": 10}}
-    respec(world, deployment=service)
-    assert shell.json("check")[1]["warnings"] == []
-    respec(world, deployment={**service, "canary": {"steps": [5, 100]}, "smoke_test": {"rows": 10}})
+def test_check_finds_nothing_wrong_with_a_shadow_and_a_canary(world: World, shell: Shell) -> None:
+    trials: dict[str, Any] = {"smoke_test": {"rows": 10}, "shadow": {}, "canary": {"steps": [5, 100]}}
+    respec(world, deployment={"kind": "scoring_service", **trials})
     code, told = shell.json("check")
-    assert (code, told["problems"]) == (0, [])
-    assert [warning["field"] for warning in told["warnings"]] == ["deployment.canary", "deployment.smoke_test"]
-    assert "no effect so far" in told["warnings"][0]["allowed"]
+    assert (code, told["good"], told["problems"], told["warnings"]) == (0, ["toy"], [], [])
 
 
 def test_text_from_outside_is_no_markup_on_the_terminal(world: World, shell: Shell) -> None:

@@ -19,7 +19,7 @@ from perennial.domain.sequential import EvidenceState, after_loss, next_state
 from perennial.ledger import Anchor, Ledger
 from perennial.spec.model import ModelSpec
 from perennial.spec.parts import FalsePromotions
-from perennial.stages.gate_history import gate_history, history_facts
+from perennial.stages.gate_history import gate_history, history_facts, newest_fact
 from perennial.testing.clock import FixedClock
 from perennial.testing.store import FolderStore
 from tests.unit.core.gating import units
@@ -130,6 +130,20 @@ def test_models_taken_back_by_any_rollback_are_quarantined(past: Past) -> None:
     past.record("rollback", 1, champion_before="2", champion_after="1", quarantined={"b": "Version 2 was taken back."})
     past.record("rollback", 9, champion_before="3", champion_after="1", quarantined={"c": "Version 3 was taken back."})
     assert past.at(10).quarantined == {"b": "Version 2 was taken back.", "c": "Version 3 was taken back."}
+
+
+def test_model_that_live_traffic_took_back_is_quarantined_except_by_the_run_itself(past: Past) -> None:
+    past.record("rollout", 1, approved=False, quarantined={"c": "Version 4 was taken back."})
+    assert past.at(2).quarantined == {"c": "Version 4 was taken back."}
+    assert past.at(2, run_id="run-1").quarantined == {}
+    assert past.at(2).reigns == ()
+
+
+def test_end_of_another_runs_rollout_is_a_fact_that_a_decision_rests_on(past: Past) -> None:
+    past.record("decision", 1)
+    before = newest_fact(past.ledger, past.request(2))
+    ended = past.record("rollout", 1, approved=False, quarantined={"c": "Version 4 was taken back."})
+    assert newest_fact(past.ledger, past.request(2)) == ended.key != before
 
 
 def test_model_that_was_put_back_on_purpose_is_not_quarantined_any_more(past: Past) -> None:

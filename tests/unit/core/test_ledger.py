@@ -201,6 +201,20 @@ def test_moves_are_all_changes_of_the_champion_oldest_first(folder: LedgerFolder
     assert [entry.kind for entry in folder.ledger.moves("churn", except_run="run-1")] == ["outside", "rollback"]
 
 
+def test_quarantine_comes_from_moves_and_rollouts_in_the_ledgers_order(folder: LedgerFolder) -> None:
+    append = folder.ledger.append
+    append(entry_of("run-1", kind="rollout", approved=False, quarantined={"c": "Too many errors."}))
+    append(entry_of("run-2", kind="rollback", quarantined={"b": "Complaints."}, digest="a"))
+    append(entry_of("run-3", kind="decision", quarantined={"d": "No decision takes anything back."}))
+    assert folder.ledger.quarantine("churn") == {"c": "Too many errors.", "b": "Complaints."}
+    assert list(folder.ledger.quarantine("churn", except_run="run-1")) == ["b"]
+    append(entry_of("run-4", kind="rollout", approved=True, digest="c"))
+    assert list(folder.ledger.quarantine("churn")) == ["c", "b"]
+    append(entry_of("run-5", kind="rollback", digest="c"))
+    assert list(folder.ledger.quarantine("churn")) == ["b"]
+    assert folder.ledger.quarantine("another") == {}
+
+
 def test_decisions_are_those_on_one_training(folder: LedgerFolder) -> None:
     for run_id, changes in {
         "run-1": {},
@@ -238,9 +252,13 @@ def test_judged_finds_the_newest_decision_on_a_training(folder: LedgerFolder) ->
         (entry_of("run-2", kind="approval", approved=True), False),
         (entry_of("another", kind="promotion", champion_after="2"), False),
         (entry_of("another", kind="approval", approved=False), False),
+        (entry_of("run-2", kind="rollout", approved=False, quarantined={"c": "Too many errors."}), True),
+        (entry_of("run-2", kind="rollout", approved=False), False),
+        (entry_of("run-2", kind="rollout", approved=True), False),
+        (entry_of("another", kind="rollout", approved=False, quarantined={"c": "Too many errors."}), False),
     ],
 )
-def test_decision_to_promote_counts_as_judged_once_carried_out_or_declined(
+def test_decision_to_promote_counts_as_judged_once_carried_out_or_declined_or_quarantined(
     folder: LedgerFolder, answer: LedgerEntry | None, ended: bool
 ) -> None:
     folder.ledger.append(entry_of("run-1"))

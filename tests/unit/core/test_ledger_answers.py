@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -198,3 +199,27 @@ def test_versions_in_quarantine_are_named_until_they_are_put_back() -> None:
     assert quarantined_versions(LEDGER) == {}
     assert quarantined_versions([*LEDGER[:-2], back]) == {"2": "Why."}
     assert quarantined_versions([*LEDGER[:-2], back, again]) == {}
+
+
+def test_challenger_in_quarantine_is_named_by_its_own_version() -> None:
+    reference = {"rollout": {"phase": "canary", "version": "3"}}
+    ended = an_entry(
+        "rollout", "r4", "2", "2", as_of="2026-01-01T13:00:00Z", hours=3, quarantined={"three": "Why."}, approved=False
+    )
+    ended = replace(ended, references=reference)
+    assert quarantined_versions([*LEDGER[:-2], ended]) == {"3": "Why."}
+
+
+def test_rollouts_that_led_to_a_promotion_are_told_with_it() -> None:
+    decision, approval, promotion = a_promotion("r1", None, "1", as_of="2013-04-01T06:00:00Z", hours=0)
+    ends = [
+        replace(
+            an_entry("rollout", run, None, None, as_of="2013-04-01T06:00:00Z", hours=0.15, approved=approved),
+            references={"rollout": {"phase": phase, "version": "1"}},
+        )
+        for run, phase, approved in (("r1", "shadow", True), ("r1", "canary", True), ("r0", "canary", True))
+    ]
+    found = champion_at("toy", [decision, approval, *ends, promotion], CLOCK + HOUR)
+    told = found.to_dict()["rollouts"]
+    assert [rollout["phase"] for rollout in told] == ["shadow", "canary"]
+    assert told[0]["summary"] == "rollout of r1"

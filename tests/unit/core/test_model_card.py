@@ -24,7 +24,7 @@ from perennial.domain.evaluation import (
     MetricEstimate,
     SliceResult,
 )
-from perennial.domain.references import ApprovalRef, ModelRef, SnapshotRef
+from perennial.domain.references import ApprovalRef, ModelRef, RolloutRef, SmokeTestRef, SnapshotRef
 from perennial.domain.run_request import training_params
 from perennial.domain.times import format_time
 from perennial.reports.markdown import code, code_block, escaped, link
@@ -299,6 +299,25 @@ def test_card_says_who_approved_and_when(bench: Bench) -> None:
     )
     assert "Approved by grace, 2013-03-16 09:00 UTC" in _html(_card(bench, approval=answer))
     assert "not asked for by the spec" in _html(_card(bench))
+
+
+def test_card_tells_how_the_model_did_in_a_clean_process_and_on_live_traffic(bench: Bench) -> None:
+    smoke = SmokeTestRef(uri="s3://x", sha256="s", digest="d", passed=True, rows=100)
+    canary = RolloutRef(
+        phase="canary",
+        uri="s3://b/rollout.json",
+        sha256="r",
+        page_uri="s3://b/page.html",
+        ledger_uri="s3://b/9.json",
+        passed=True,
+        version="4",
+        summary="Version 4 passed its canary.",
+    )
+    html = _html(_card(bench, smoke=smoke, rollouts=[canary]))
+    assert "Smoke test in a clean process: passed, scores of 100 rows of the holdout compared" in html
+    assert "On live traffic, canary: Version 4 passed its canary. Record: <code>s3://b/rollout.json</code>" in html
+    assert "failed, and was overridden" in _html(_card(bench, smoke=replace(smoke, passed=False)))
+    assert "live traffic" not in _html(_card(bench))
 
 
 def test_broken_glass_is_the_first_thing_that_the_card_says(bench: Bench) -> None:

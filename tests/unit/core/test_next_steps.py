@@ -75,6 +75,31 @@ def test_broken_glass_waits_for_nobody(bench: Bench) -> None:
     assert "goes on by itself" in _steps(bench, Verdict.PROMOTE, request=request)[0]
 
 
+def _deployed(bench: Bench, **deployment: Any) -> None:
+    spec = {**SPEC, "deployment": {"kind": "scoring_service", **deployment}, "approval": {"required": True}}
+    bench.spec = bench.spec.model_validate(spec)
+
+
+def test_promotion_over_shadow_and_canary_tells_what_is_tried_for_how_long_and_how_to_stop_it(bench: Bench) -> None:
+    _deployed(bench, shadow={"every": "1h", "max_extend": "1h"}, canary={"steps": [5, 25.5, 100], "every": "30m"})
+    text = " ".join(_steps(bench, Verdict.PROMOTE))
+    assert "scores a copy of 100 % of the live requests, then answers 5, 25.5 and 100 % of the live requests" in text
+    assert "(shadow and canary, at most 5h 30m)" in text  # 2h and 2h 30m, and half an hour each to come up
+    assert "if every guardrail holds and version 3 is champion still" in text
+    assert "7d 5h after this decision the verdict expires" in text
+    assert "`perennial rollback flights_delay --challenger` takes the challenger off live traffic" in text
+
+
+@pytest.mark.parametrize("without", ["champion", "rollout", "gate"])
+def test_promotion_without_anything_to_try_on_live_traffic_tells_of_none(bench: Bench, without: str) -> None:
+    _deployed(bench, **({} if without == "rollout" else {"canary": {}}))
+    alone = {"evaluation": figures.an_evaluation(champion_version=None, champion=None)} if without == "champion" else {}
+    broken = {"request": replace(bench.request, break_glass="it burns")} if without == "gate" else {}
+    text = " ".join(_steps(bench, Verdict.PROMOTE, **alone, **broken))
+    assert "live" not in text
+    assert "--challenger" not in text
+
+
 def test_first_promotion_has_nothing_to_go_back_to(bench: Bench) -> None:
     alone = figures.an_evaluation(champion_version=None, champion=None)
     assert "rollback" not in " ".join(_steps(bench, Verdict.PROMOTE, evaluation=alone))
@@ -255,7 +280,7 @@ def test_page_links_the_training_run_and_the_champions_version(bench: Bench) -> 
     section = section_of(_page(bench, figures.an_evaluation(), RUN_URL), "What next")
     assert f'href="{RUN_URL}"' in section
     assert 'href="https://mlflow.example/base/#/models/flights_delay/versions/3"' in section
-    assert "no version yet, it is registered when it is promoted" in text_of(section)
+    assert "no version yet, it is registered on its way to production" in text_of(section)
 
 
 def test_champion_is_no_link_where_the_run_is_none_of_an_experiment(bench: Bench) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def test_without_a_demo_the_environment_counts(tmp_path: Path) -> None:
     assert settings.store == "s3://company/store"
     assert settings.s3_endpoint == "https://s3.company.example"
     assert settings.mlflow_tracking_uri == "https://mlflow.company.example"
+
+
+def test_models_are_tried_out_in_this_interpreter_unless_another_is_named(tmp_path: Path) -> None:
+    here = load_settings({"PERENNIAL_HOME": str(tmp_path)})
+    there = load_settings({"PERENNIAL_HOME": str(tmp_path), "PERENNIAL_SMOKE_TEST_PYTHON": "/image/bin/python"})
+    assert (here.smoke_test_python, there.smoke_test_python) == (sys.executable, "/image/bin/python")
 
 
 def test_demo_wins_over_what_the_shell_exports_for_other_servers(home: Path) -> None:

@@ -63,7 +63,7 @@ def test_everything_written_out_is_read(tmp_path: Path) -> None:
                 "max_extend": "2d",
                 "guardrails": {"prediction_distance": None, "performance_loss": {"max": 0.02, "min_samples": 500}},
             },
-            "log": {"percent": 12.5, "exclude": ["age"]},
+            "log": {"percent": 12.5, "exclude": ["age"], "labels": "s3://bucket/outcomes/churn"},
         },
     )
     assert list(service.rollouts) == ["shadow", "canary"]
@@ -71,6 +71,7 @@ def test_everything_written_out_is_read(tmp_path: Path) -> None:
     assert service.rollouts["canary"].longest == timedelta(days=4)
     assert service.log is not None
     assert service.log.exclude == ("age",)
+    assert service.log.labels == "s3://bucket/outcomes/churn/"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,8 @@ def test_everything_written_out_is_read(tmp_path: Path) -> None:
         ({"shadow": {"steps": [5]}}, "deployment.shadow.steps", "no such field"),
         ({"log": None, "canary": {}}, "deployment", "log: is what the canary is judged by"),
         ({"log": None, "shadow": {}, "canary": {}}, "deployment", "log: is what the shadow and canary"),
+        ({"log": {"labels": "s3://bucket"}}, "deployment.log.labels", "pattern"),
+        ({"log": {"labels": "/outcomes/"}}, "deployment.log.labels", "pattern"),
         ({"log": {"percent": 101}}, "deployment.log.percent", "less than or equal to 100"),
         ({"log": {"exclude": ["agee"]}}, "(whole spec)", "agee not among data.feature_columns (age, plan)"),
         ({"smoke_test": {"timeout": "0s"}}, "deployment.smoke_test.timeout", "longer than 0s"),

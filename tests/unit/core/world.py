@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perennial.cycle import CycleResult, run_cycle
 from perennial.domain.run_request import RunRequest
 from perennial.ledger import Ledger
 from perennial.ports import ModelRegistry, ObjectStore
@@ -19,8 +18,10 @@ from perennial.runtime import Runtime
 from perennial.spec.model import ModelSpec
 from perennial.testing.clock import FixedClock
 from perennial.testing.registry import MemoryRegistry
+from perennial.testing.smoke import InProcessSmokeTester
 from perennial.testing.store import FolderStore
 from perennial.testing.validator import FakeValidator
+from perennial.whole_cycle import CycleResult, run_cycle
 
 TOY = Path(__file__).parent / "toy"
 ROOT = "s3://bucket/store"
@@ -95,6 +96,7 @@ class World:
             store=self.store,
             registry=self.registry,
             validator=self.validator,
+            smoke_tester=InProcessSmokeTester(self.registry),
             clock=self.clock,
             ledger=Ledger(self.store, ROOT, self.clock),
             root=ROOT,

@@ -1,6 +1,6 @@
 """Whatever comes over HTTP, it is answered below 500, in JSON, and nothing of the inside is told.
 
-Where there is room for an hour: schemathesis on `/openapi.json` of a running service.
+Bodies by the OpenAPI document are in tests/contract/test_serving_fuzz.py; these are none of its making.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -128,3 +129,58 @@ async def test_store_that_hangs_keeps_no_champion_waiting_and_the_plan_stands(
     await until(lambda: served.split is None or served.split.done())
     while served.challenger is not None:
         await host.refresh(served)
+
+
+async def test_start_with_a_registry_that_hangs_waits_for_the_load_of_what_served_last_alone(
+    world: ServedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.promote(Adding(1.0))
+    await ready(world.host())
+    monkeypatch.setattr("perennial.serving.host._PATIENCE_S", 0.01)
+    monkeypatch.setattr("perennial.serving.host._LOAD_PATIENCE_S", 0.01)
+    answered, imported = threading.Event(), threading.Event()
+
+    class Hanging:
+        def open_fetched(self, *arguments: Any) -> Any:
+            assert imported.wait(30)
+            return world.registry.open_fetched(*arguments)
+
+        def champion(self, model: str) -> Any:
+            assert answered.wait(30)
+            return world.registry.champion(model)
+
+    host = world.host(registry=Hanging())
+    served = host.models[MODEL]
+    looking = asyncio.create_task(host.refresh(served))
+    await until(lambda: served.loads)
+    await asyncio.sleep(0.05)  # the first load of a process takes longer than a look waits for it
+    imported.set()
+    await until(lambda: served.champion is not None)
+    assert await _predicted(served) == 3.5
+    answered.set()
+    await looking
+
+
+async def test_start_with_a_new_champion_that_hangs_while_it_is_fetched_serves_what_served_last(
+    world: ServedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.promote(Adding(1.0))
+    await ready(world.host())
+    newer = world.promote(Adding(2.0))
+    monkeypatch.setattr("perennial.serving.host._PATIENCE_S", 0.01)
+    monkeypatch.setattr("perennial.serving.host._LOAD_PATIENCE_S", 0.01)
+    fetch, arrived = world.registry.fetch, threading.Event()
+
+    def hang(*arguments: Any) -> Any:
+        assert arrived.wait(30)
+        return fetch(*arguments)
+
+    monkeypatch.setattr(world.registry, "fetch", hang)
+    host = world.host()
+    served = host.models[MODEL]
+    while served.champion is None:
+        await host.refresh(served)
+    assert await _predicted(served) == 3.5
+    arrived.set()
+    await until_version(host, served, newer)
+    assert await _predicted(served) == 4.5

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from perennial.domain.traffic import Role
+from perennial.errors import RegistryUnavailableError
 from perennial.serving import scoring
-from perennial.serving.errors import HungUpError
+from perennial.serving.errors import HungUpError, ModelFailedError
 from perennial.serving.host import ModelHost
 from perennial.serving.scoring import ScoringRequest, ScoringService
 from tests.unit.core.serving.served import MODEL, NOW, ROW, Adding, ServedWorld, ready, split, until
@@ -172,3 +173,83 @@ async def test_shadow_copies_have_a_bound_in_bytes(tmp_path: Path) -> None:
     await service.close()
     with host.room.place() as take:
         take(len(_request().body) + 1)  # all of it is free again
+
+
+@pytest.mark.parametrize("role", [Role.CANARY, Role.SHADOW])
+async def test_requests_of_a_challenger_that_cannot_be_loaded_count_as_its_errors(
+    world: ServedWorld, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    monkeypatch.setattr("perennial.serving.host._BACK_OFF_S", (0.0,))
+    world.promote(Adding(1.0))
+    world.plan(world.add_version(Adding(broken="crash")), role)
+    host = world.host()
+    service = ScoringService(host, world.log)
+    for tries in (1, 2, 3):
+        await host.refresh(host.models[MODEL])
+        answer = await service.answer(_request())
+        assert (answer.version, answer.role, json.loads(answer.content)) == ("1", Role.CHAMPION, {"predictions": [3.5]})
+        assert len(world.log.requests) == tries + (tries == 3)
+    lost = world.log.requests[-1]
+    assert (lost.version, lost.role, lost.predictions, lost.rows) == ("2", role, None, 1)
+    assert lost.error.startswith("not_loaded: version 2 could not be loaded: ")
+    assert f'errors_total{{kind="not_loaded",model="toy",role="{role}",version="2"}} 1.0' in _metrics(world)
+
+
+async def test_challenger_that_cannot_be_fetched_while_mlflow_is_down_is_not_at_fault(
+    world: ServedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perennial.serving.host._BACK_OFF_S", (0.0,))
+    world.promote(Adding(1.0))
+    host = world.host()
+    await ready(host)
+    world.plan(world.add_version(Adding(2.0)))
+
+    def down(*arguments: Any) -> Any:
+        raise RegistryUnavailableError("connection refused")
+
+    monkeypatch.setattr(world.registry, "fetch", down)
+    for _ in range(5):
+        await host.refresh(host.models[MODEL])
+        await ScoringService(host, world.log).answer(_request())
+    assert {request.version for request in world.log.requests} == {"1"}
+    assert "version 2 could not be loaded: connection refused" in host.models[MODEL].problem
+
+
+async def test_share_that_the_plan_leaves_to_the_champion_is_no_loss(
+    world: ServedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perennial.serving.host._BACK_OFF_S", (0.0,))
+    world.promote(Adding(1.0))
+    world.plan(world.add_version(Adding(broken="crash")), share=0)
+    host = world.host()
+    for _ in range(4):
+        await host.refresh(host.models[MODEL])
+    await ScoringService(host, world.log).answer(_request())
+    assert [request.version for request in world.log.requests] == ["1"]
+
+
+async def test_request_that_fails_after_a_swap_counts_against_the_version_that_it_was_given_to(
+    world: ServedWorld,
+) -> None:
+    world.promote(Adding(1.0))
+    host = world.host()
+    served = await ready(host)
+    Adding.gate.clear()
+    body = json.dumps(split({**ROW, "carrier": "hang"}, {**ROW, "carrier": "crash"})).encode()
+    waiting = asyncio.create_task(ScoringService(host, world.log).answer(_request(body=body)))
+    await asyncio.sleep(0.05)
+    world.promote(Adding(2.0))
+    await host.refresh(served)
+    assert served.champion is not None
+    assert served.champion.version == "2"
+    Adding.gate.set()
+    with pytest.raises(ModelFailedError):
+        await waiting
+    assert [(request.version, request.error) for request in world.log.requests] == [
+        ("1", "model: the model failed: RuntimeError")
+    ]
+    assert 'errors_total{kind="model",model="toy",role="champion",version="1"} 1.0' in _metrics(world)
+
+
+def _metrics(world: ServedWorld) -> str:
+    return world.metrics.exposition().decode()
