@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: set-up  ## Start S3, MLflow and Airflow on this machine and run the whole loop; the services stay up.
+demo: set-up  ## Start S3, MLflow, Airflow and the scoring service here, run the whole loop; the services stay up.
 	@$(BIN)/python -m perennial_demo demo
 
 stop:  ## End every process of the demo.

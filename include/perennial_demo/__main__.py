@@ -12,7 +12,7 @@ from types import FrameType
 from rich.console import Console
 
 from perennial_demo.console import make_console
-from perennial_demo.environment import ports_in_use
+from perennial_demo.environment import ports_in_use, read_env_file
 from perennial_demo.errors import DemoError
 from perennial_demo.home import Home
 from perennial_demo.stack import Stack, stop_home
@@ -63,7 +63,9 @@ def _status(console: Console) -> int:
     if not home.root.exists():
         console.print(f"Nothing was ever started in {home.root}")
         return 1
-    entries = Stack(home, ports_in_use(home), console=console).status()
+    # Of the specs that were given at the start depends which services there are.
+    started_with = {**os.environ, **read_env_file(home.environment_file)}
+    entries = Stack(home, ports_in_use(home), started_with, console=console).status()
     for entry in entries:
         pid = f"pid {entry.pid}" if entry.pid else ""
         console.print(f"{entry.service.title:<24} {pid:<12} {entry.problem or 'healthy'}", markup=False)
@@ -71,7 +73,9 @@ def _status(console: Console) -> int:
 
 
 def _print_addresses(stack: Stack) -> None:
-    stack.console.print(f"Airflow {stack.airflow_url} · MLflow {stack.mlflow_url} · S3 {stack.s3_url}")
+    addresses = {"Airflow": stack.airflow_url, "MLflow": stack.mlflow_url, "S3": stack.s3_url}
+    addresses |= {} if stack.scoring_url is None else {"Scoring service": stack.scoring_url}
+    stack.console.print(" · ".join(f"{name} {address}" for name, address in addresses.items()))
     stack.console.print(f"Logs {stack.home.logs} · keys {stack.home.environment_file} · end all of it with: make stop")
 
 

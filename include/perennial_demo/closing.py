@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from perennial.cli.terminal import data_up_to, plain_times
-from perennial.domain.ledger_entry import MOVES, OUTCOMES
+from perennial.cli.terminal import data_up_to, outcome_of, plain_times
+from perennial.domain.ledger_entry import MOVES, OUTCOMES, ROLLOUT
 from perennial.ledger import outcomes_by_run
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ _STYLES: Final = {
     "declined": "yellow",
     "rollback": "magenta",
     "outside": "red",
+    "canary passed": "green",
+    "canary taken back": "yellow",
+    "shadow passed": "green",
+    "shadow taken back": "yellow",
 }
+_WITHOUT_CHAMPION: Final = ("approval", ROLLOUT)
+"""Kinds of which the column `champion` would say nothing new."""
 _TRIGGERS: Final = {"manual": "REST API", "new_data": "sensor"}
 _TO_THE_SECOND: Final = len("2013-07-01T06:00:00")
 
@@ -50,7 +56,9 @@ def history_table(model: str, entries: Sequence[LedgerEntry]) -> Table:
                 data_up_to(entry) if is_first else "",
                 _TRIGGERS.get(trigger, trigger) if is_first else "",
                 styled_outcome(entry),
-                champions(moved_by(run) if entry.kind in OUTCOMES else entry) if entry.kind != "approval" else "",
+                ""
+                if entry.kind in _WITHOUT_CHAMPION
+                else champions(moved_by(run) if entry.kind in OUTCOMES else entry),
                 Text(plain_times(entry.summary)),
             )
     return table
@@ -64,9 +72,7 @@ def short_run(run_id: str) -> str:
 
 def outcome(entry: LedgerEntry) -> str:
     """Verdict, or what else the entry is about."""
-    if entry.kind == "approval":
-        return "approved" if entry.approved else "declined"
-    return entry.verdict or entry.kind.replace("_", " ")
+    return entry.verdict or outcome_of(entry)
 
 
 def styled_outcome(entry: LedgerEntry) -> Text:

@@ -15,10 +15,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from perennial_demo.home import REPOSITORY, Home
-from perennial_demo.ports import LOOPBACK, Ports
+from perennial_demo.ports import LOOPBACK, Ports, variable
 
 BUCKET: Final = "perennial"
 REGION: Final = "us-east-1"
+SCORING_PORT: Final = variable("scoring")
+"""Also how `perennial serve` is told its port."""
 
 
 def make_environment(home: Home, ports: Ports, environ: Mapping[str, str]) -> dict[str, str]:
@@ -51,7 +53,9 @@ def ports_in_use(home: Home) -> Ports:
         "mlflow": values.get("MLFLOW_TRACKING_URI"),
         "s3": values.get("AWS_ENDPOINT_URL_S3"),
     }
-    return Ports(**{name: port for name, url in urls.items() if url and (port := urlsplit(url).port)})
+    found = {name: port for name, url in urls.items() if url and (port := urlsplit(url).port)}
+    scoring = values.get(SCORING_PORT)
+    return Ports(**found, **({"scoring": int(scoring)} if scoring else {}))
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -93,6 +97,7 @@ def _values(ports: Ports, key_id: str, secret: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"http://{LOOPBACK}:{ports.mlflow}",
         "PERENNIAL_STORE": f"s3://{BUCKET}/store",
         "PERENNIAL_AIRFLOW_URL": f"http://{LOOPBACK}:{ports.airflow}",
+        SCORING_PORT: str(ports.scoring),
         "AIRFLOW_CONN_PERENNIAL_S3": json.dumps(s3_connection),
         "AIRFLOW_CONN_PERENNIAL_MLFLOW": json.dumps(mlflow_connection),
     }

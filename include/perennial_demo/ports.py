@@ -13,8 +13,6 @@ import psutil
 from perennial_demo.errors import PortError
 
 LOOPBACK: Final = "127.0.0.1"
-SERVED: Final = ("airflow", "mlflow", "s3")
-"""Services that there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +23,6 @@ class Ports:
     mlflow: int = 5000
     s3: int = 9000
     scoring: int = 8000
-    """Nothing listens on it yet, so it is in nobody's way."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Ports:
@@ -41,7 +38,7 @@ class Ports:
 
     def _refuse_duplicates(self) -> None:
         seen: dict[int, str] = {}
-        for name in SERVED:
+        for name in (field.name for field in fields(self)):
             port = getattr(self, name)
             if port in seen:
                 raise PortError(

@@ -93,7 +93,12 @@ def make_plan(
         environment=environment,
         airflow_secrets=secret,
         airflow=airflow,
-        services=(_s3(home, ports, common), _mlflow(home, ports, common), *_airflow_services(ports, airflow)),
+        services=(
+            _s3(home, ports, common),
+            _mlflow(home, ports, common),
+            *_scoring(ports, common),
+            *_airflow_services(ports, airflow),
+        ),
     )
 
 
@@ -129,6 +134,42 @@ def _mlflow(home: Home, ports: Ports, common: Mapping[str, str]) -> Service:
         probe=http_answers(f"http://{LOOPBACK}:{ports.mlflow}/health", status=200),
         port=("mlflow", ports.mlflow),
     )
+
+
+def _scoring(ports: Ports, common: Mapping[str, str]) -> tuple[Service, ...]:
+    """`perennial serve` with every model that asks for it; no service if none does."""
+    served = _served_models(Path(common["PERENNIAL_SPECS"]))
+    if not served:
+        return ()
+    return (
+        Service(
+            name="scoring",
+            title="Scoring service",
+            # By name: a spec that is broken must not keep the others from being served.
+            command=(str(_BIN / "perennial"), "serve", *served, "--port", str(ports.scoring)),
+            environ=common,
+            # Not /ping, which says 503 until there is a champion.
+            probe=http_answers(f"http://{LOOPBACK}:{ports.scoring}/models", status=200),
+            port=("scoring", ports.scoring),
+            code_digest=f"{_code_digest(REPOSITORY)} {served}",
+        ),
+    )
+
+
+def _served_models(specs: Path) -> dict[str, str]:
+    """What a running service holds of the specs that are deployed to it: what to log, by model."""
+    from perennial.errors import SpecError
+    from perennial.spec import load_spec, spec_paths
+
+    found = {}
+    for path in spec_paths(specs):
+        try:
+            spec = load_spec(path)
+        except SpecError:
+            continue
+        if spec.deployment is not None and spec.deployment.kind == "scoring_service":
+            found[spec.name] = str(spec.deployment.log)
+    return found
 
 
 def _airflow_services(ports: Ports, airflow: Mapping[str, str]) -> tuple[Service, ...]:
@@ -170,7 +211,7 @@ def _airflow_services(ports: Ports, airflow: Mapping[str, str]) -> tuple[Service
 
 
 def _code_digest(repository: Path) -> str:
-    """Digest of the names, sizes and times of the source files that Airflow's processes import."""
+    """Digest of the names, sizes and times of the source files that Airflow and the scoring service import."""
     digest = hashlib.sha256()
     for folder in ("include", "plugins", "config"):
         for path in sorted((repository / folder).rglob("*.py")):

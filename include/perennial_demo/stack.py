@@ -22,7 +22,7 @@ from perennial_demo.airflow_settings import DAG_BUNDLES
 from perennial_demo.console import make_console
 from perennial_demo.errors import ServiceError
 from perennial_demo.home import HOME_VARIABLE, Home
-from perennial_demo.ports import Ports, require_free
+from perennial_demo.ports import LOOPBACK, Ports, require_free
 from perennial_demo.records import Record, living_record, remove_record, remove_records, write_record
 from perennial_demo.services import Plan, Service, make_plan, migrate_command
 
@@ -30,8 +30,8 @@ POLL_S: Final = 0.25
 MIGRATE_TIMEOUT_S: Final = 180.0
 TAIL_LINES: Final = 30
 MIGRATE: Final = "airflow-migrate"
-STOPPED_FIRST: Final = {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
-"""Their tasks report to the API server and write to MLflow and S3 until the end: those have to be there."""
+STOPPED_FIRST: Final = {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "scoring"}
+"""They report to the API server and write to MLflow and S3 until the end: those have to be there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,12 @@ class Stack:
     def airflow(self) -> AirflowApi:
         """A client for Airflow's REST API."""
         return AirflowApi(self.airflow_url)
+
+    @property
+    def scoring_url(self) -> str | None:
+        """The scoring service; None if no spec asks for it."""
+        deployed = any(service.name == "scoring" for service in self.plan.services)
+        return f"http://{LOOPBACK}:{self.ports.scoring}" if deployed else None
 
     def up(self) -> None:
         """Start what does not run yet and wait until every service is healthy.

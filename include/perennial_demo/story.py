@@ -1,6 +1,7 @@
 """The demo's story: 2013 passes, data lands month by month, and the loop decides what to do about it.
 
-Nothing is staged but the passing of time: the verdicts are whatever the gate says of the real data.
+Nothing is staged but the passing of time and one mistyped parameter: the verdicts are whatever the gate says of the
+real data, and canaries end as the guardrails say of requests that are sent all along (`perennial_demo.traffic`).
 Told again on the same PERENNIAL_HOME, it finds everything judged already and says so; a telling that was interrupted,
 by a power cut even, is picked up wherever it stopped.
 """
@@ -10,13 +11,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import date
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from rich.text import Text
 
-from perennial.addresses import retrain_dag_id, rollback_dag_id
+from perennial.addresses import page_address, retrain_dag_id, rollback_dag_id
 from perennial.cli.terminal import data_up_to, plain_times
+from perennial.domain.ledger_entry import ROLLOUT
 from perennial.ledger_answers import quarantined_versions
 from perennial.settings import DEMO_SWITCH
 from perennial_demo.airflow_api import DagRun
@@ -32,6 +36,7 @@ from perennial_demo.chapters import (
 from perennial_demo.closing import champions, history_table, styled_outcome
 from perennial_demo.errors import DemoError
 from perennial_demo.stack import Stack
+from perennial_demo.traffic import Tally, Traffic, held_back_flights
 
 if TYPE_CHECKING:
     from perennial.domain.ledger_entry import LedgerEntry
@@ -68,12 +73,16 @@ def run(stack: Stack) -> None:
     stack.console.print(
         "\n2013 passes in minutes. The headings' dates are the data's; runs and ledger go by this machine's clock."
     )
-    teller.resume()
-    for chapter in CHAPTERS:
-        teller.tell(chapter)
-    teller.take_back(FLIGHTS)
+    # Before all else: a canary that an earlier telling left under way waits for requests.
+    with teller.traffic() or nullcontext() as traffic:
+        teller.resume()
+        for chapter in CHAPTERS:
+            teller.tell(chapter)
+        teller.take_back(FLIGHTS)
     teller.show_history()
     teller.verify()
+    if traffic is not None:
+        teller.show_traffic(traffic.tally)
     stack.console.print(f"\nThe story took {time.monotonic() - began:.0f} s.")
     teller.show_where_to_look()
 
@@ -96,6 +105,19 @@ class Teller:
         self.cache = stack.home.root / "cache"
         self._asking = {name for name in self.declared if self._asks_for_approval(name)}
         self._stopped_at_the_corrupted_day = False
+
+    def traffic(self) -> Traffic | None:
+        """Requests for the flights' model, from its first champion on; None if the specs deploy it elsewhere."""
+        from perennial.spec import load_model
+
+        spec = load_model(self.runtime.specs, FLIGHTS)
+        url = self.stack.scoring_url
+        if url is None or spec.deployment is None or spec.deployment.kind != "scoring_service":
+            return None
+        columns, label = spec.data.feature_columns, spec.data.label_column
+        return Traffic(
+            url, FLIGHTS, lambda: held_back_flights(columns, label, self.cache), telling=f"demo-{uuid4().hex[:8]}"
+        )
 
     def resume(self) -> None:
         """Put right what an interrupted telling left: the corrupted day in its place, runs that are under way.
@@ -150,7 +172,9 @@ class Teller:
 
     def _by_rest(self, chapter: Chapter) -> DagRun:
         """Start a run the way the UI's Trigger button does."""
-        conf = {"as_of": chapter.as_of.isoformat() if chapter.as_of else None, "reason": chapter.title[:500]}
+        conf: dict[str, Any] = {"reason": chapter.title[:500]}
+        conf |= {"as_of": chapter.as_of.isoformat()} if chapter.as_of else {}
+        conf |= {"params": dict(chapter.params)} if chapter.params else {}
         started = self.stack.airflow.trigger(dag_id(chapter.model), conf=conf)
         return self._wait(chapter.model, started.run_id)
 
@@ -273,14 +297,36 @@ class Teller:
 
     def _show(self, entry: LedgerEntry, run: DagRun) -> None:
         took = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else 0.0
-        text = Text("  ")
-        text.append_text(styled_outcome(entry))
         of_run = [other for other in self.runtime.ledger.entries(entry.model) if other.run_id == entry.run_id]
-        why = next((other for other in of_run if other.kind == "decision"), entry).summary
+        decision = next((other for other in of_run if other.kind == "decision"), entry)
+        text = Text("  ").append_text(styled_outcome(decision))
         data = f"  data up to {data_up_to(entry)}" if "snapshot" in entry.references else ""
         text.append(f"  champion {champions(entry)}{data}  ({RUN_TYPES.get(run.run_type, run.run_type)}, {took:.1f} s)")
-        text.append(f"\n  {plain_times(why)}")
+        text.append(f"\n  {plain_times(decision.summary)}")
+        for rollout in (other for other in of_run if other.kind == ROLLOUT):
+            text.append("\n  ").append_text(styled_outcome(rollout))
+            text.append(f"  {plain_times(rollout.summary)}\n  {self._page_url(rollout)}")
         self.stack.console.print(text)
+
+    def show_traffic(self, tally: Tally) -> None:
+        """What became of the requests that were sent all along.
+
+        Raises:
+            DemoError: one of them failed, or the champion never served.
+        """
+        self.stack.console.print("\n[bold]Requests while all this happened[/]")
+        failed = sum(tally.failures.values())
+        self.stack.console.print(
+            f"  {tally.requests:,} for flights of September, which never land here; {tally.labels:,} outcomes told; "
+            f"{failed:,} failed",
+            markup=False,
+        )
+        for (version, role), count in sorted(tally.answers.items()):
+            self.stack.console.print(f"  {count:>7,} answered by version {version} as {role}", markup=False)
+        if failed or not tally.answers:
+            reasons = "; ".join(f"{count:,} x {why}" for why, count in tally.failures.items()) or "none was answered"
+            log = self.stack.home.logs / "scoring.log"
+            raise DemoError(f"Of the requests to {self.stack.scoring_url} {failed:,} failed: {reasons}. Its log: {log}")
 
     def show_history(self) -> None:
         """The closing tables: the whole ledger, of earlier tellings too."""
@@ -297,6 +343,7 @@ class Teller:
             ("the refused day", self._refused_url()),
             ("the ledger", f".venv/bin/perennial history {FLIGHTS} --verify"),
             ("what serves, and why", f".venv/bin/perennial champion {FLIGHTS}"),
+            *self._scored(),
             ("what served on a day", f".venv/bin/perennial champion {FLIGHTS} --at 2013-07-04"),
             *self._way_back(),
             ("end it all", "make stop"),
@@ -304,6 +351,10 @@ class Teller:
         stack.console.print("\n[bold]Where to look[/]")
         for what, where in lines:
             stack.console.print(f"  {what:<26}{where}", markup=False, soft_wrap=True)
+
+    def _scored(self) -> list[tuple[str, str]]:
+        url = self.stack.scoring_url
+        return [] if url is None else [("what answers requests", f"{url}/models, {url}/metrics")]
 
     def _way_back(self) -> list[tuple[str, str]]:
         """How to put back what the story took back; nothing if it took nothing."""
@@ -317,6 +368,11 @@ class Teller:
         entries = self.runtime.ledger.entries(FLIGHTS)
         refused = next((entry for entry in reversed(entries) if entry.kind == "refused"), None)
         return self._run_url(FLIGHTS, refused.run_id) if refused else "none"
+
+    def _page_url(self, entry: LedgerEntry) -> str:
+        return page_address(
+            entry.page_uri or "", root=self.runtime.root, model=entry.model, airflow_url=self.stack.airflow_url
+        )
 
     def _run_url(self, model: str, run_id: str) -> str:
         return f"{self.stack.airflow_url}/dags/{dag_id(model)}/runs/{run_id}"

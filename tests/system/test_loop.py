@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -86,7 +88,10 @@ def test_each_run_has_one_outcome_and_each_promotion_the_decision_that_it_carrie
     outcomes = [run_of(entry) for entry in history if entry["kind"] in OUTCOMES]
     assert len(outcomes) == len(set(outcomes))
     assert {run_of(entry) for entry in history} - set(outcomes) == {run_of(entry) for entry in of(history, "rollback")}
-    decided = [(run_of(entry), entry["evidence_sha256"]) for entry in of(history, "PROMOTE")]
+    taken_back = {run_of(entry) for entry in of(history, "canary taken back")}
+    decided = [
+        (run_of(entry), entry["evidence_sha256"]) for entry in of(history, "PROMOTE") if run_of(entry) not in taken_back
+    ]
     assert [(run_of(entry), entry["evidence_sha256"]) for entry in of(history, "promotion")] == decided
     assert all(entry["champion_before"] == entry["champion_after"] for entry in history if entry["kind"] not in MOVES)
     assert all(entry["champion_before"] != entry["champion_after"] for entry in moves(history))
@@ -97,6 +102,50 @@ def test_each_entry_begins_with_the_champion_that_the_one_before_left(history: l
     for entries in (history, moves(history)):
         left = [None, *(entry["champion_after"] for entry in entries)]
         assert [entry["champion_before"] for entry in entries] == left[:-1]
+
+
+def test_canary_takes_back_what_answers_otherwise_than_the_champion_and_the_next_one_wins(
+    told: World, history: list[dict[str, Any]]
+) -> None:
+    (lost,), (won,) = of(history, "canary taken back"), of(history, "canary passed")
+    assert lost["request"]["params"] == {"learning_rate": 0.002}
+    assert "distance between the two models' predictions" in lost["summary"]
+    assert list(lost["quarantined"]) == [lost["references"]["model"]["digest"]]
+    assert (won["quarantined"], won["request"]["params"]) == ({}, {})
+    promoted = of(history, "promotion")
+    assert run_of(won) in {run_of(entry) for entry in promoted}
+    assert lost["references"]["model"]["digest"] not in {entry["digest"] for entry in promoted}
+    states = {task.task_id: task.state for task in told.stack.airflow.task_instances(DAG_ID, run_of(lost))}
+    assert (states["canary"], states["promote_if_better"]) == ("success", "skipped")
+    assert told.stack.airflow.run(DAG_ID, run_of(lost)).state == "success"
+    for entry in (lost, won):
+        page = opened(told, run_of(entry), "canary", "Rollout")
+        assert page.status_code == 200
+        assert f"<title>{entry['outcome']}: {story.FLIGHTS}</title>" in page.text
+
+
+def test_champion_of_the_story_answers_requests(told: World, history: list[dict[str, Any]]) -> None:
+    url = told.stack.scoring_url
+    assert url is not None
+    (served,) = httpx.get(f"{url}/models", trust_env=False).raise_for_status().json()["models"]
+    champion = told.command.json("champion", story.FLIGHTS)
+    assert served["champion"]["version"] == champion["version"]
+    assert served["champion"]["digest"] == champion["digest"]
+    assert (served["challenger"], served["problem"]) == (None, None)
+    assert httpx.get(f"{url}/ping", trust_env=False).status_code == 200
+
+
+def test_requests_of_the_story_are_in_the_prediction_log_with_who_answered_and_some_outcomes(told: World) -> None:
+    store, root = told.runtime.store, told.runtime.root
+    logged = [info.uri for info in store.list(f"{root}/predictions/{story.FLIGHTS}/")]
+    frames = [pd.read_parquet(io.BytesIO(store.read(uri))) for uri in logged]
+    rows = pd.concat(frames)
+    assert set(rows["role"]) == {"champion", "canary"}
+    assert rows["error"].isna().all()
+    assert rows["request_id"].is_unique
+    told_later = [info.uri for info in store.list(f"{root}/labels/{story.FLIGHTS}/")]
+    labels = pd.concat([pd.read_parquet(io.BytesIO(store.read(uri))) for uri in told_later])
+    assert len(set(labels["request_id"]) & set(rows["request_id"])) > 100
 
 
 def test_rollback_is_on_record_with_who_why_and_what_it_keeps_out(told: World, history: list[dict[str, Any]]) -> None:
@@ -134,7 +183,9 @@ def test_ledger_of_the_story_is_sound_and_mlflow_vouches_for_it(told: World, mod
     found = told.command.json("history", model, "--verify")
     assert (found["sound"], found["damages"], found["notes"]) == (True, [], [])
     assert found["entries"] == len(told.command.json("history", model))
-    assert found["anchors"] == len(told.versions(model))
+    # A version that never was champion has nothing to vouch for.
+    promoted = of(told.command.json("history", model), "promotion")
+    assert found["anchors"] == len({entry["champion_after"] for entry in promoted})
 
 
 def test_refused_day_is_a_failed_run_with_its_evidence_published(told: World, history: list[dict[str, Any]]) -> None:

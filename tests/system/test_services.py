@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -156,6 +157,12 @@ def test_command_finds_the_services_through_the_environment_file(stack):
     assert settings.s3_endpoint == stack.s3_url
 
 
+def test_scoring_service_is_up_and_says_that_it_cannot_score_before_there_is_a_champion(stack):
+    (served,) = httpx.get(f"{stack.scoring_url}/models", trust_env=False).json()["models"]
+    assert (served["model"], served["champion"]) == ("flights_delay", None)
+    assert httpx.get(f"{stack.scoring_url}/ping", trust_env=False).status_code == 503
+
+
 def test_databases_are_in_write_ahead_mode(stack):
     for database in (stack.home.airflow / "airflow.db", stack.home.mlflow / "mlflow.db"):
         with sqlite3.connect(database) as connection:
@@ -168,7 +175,7 @@ def test_every_port_is_on_the_loopback_interface(stack, ports):
         listening |= {
             (c.laddr.ip, c.laddr.port) for c in member.net_connections(kind="inet") if c.status in ("LISTEN", "NONE")
         }
-    assert listening == {("127.0.0.1", port) for port in (ports.airflow, ports.mlflow, ports.s3)}
+    assert listening == {("127.0.0.1", port) for port in (ports.airflow, ports.mlflow, ports.s3, ports.scoring)}
 
 
 def test_no_secret_is_in_a_log_or_on_a_command_line(stack):
@@ -227,7 +234,7 @@ def test_stop_leaves_no_process_and_no_port(stack, ports):
         assert expected in done.stdout
     assert process.marked(stack.home.root) == []
     assert list(stack.home.pids.iterdir()) == []
-    for port in (ports.airflow, ports.mlflow, ports.s3):
+    for port in (ports.airflow, ports.mlflow, ports.s3, ports.scoring):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
 

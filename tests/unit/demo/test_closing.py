@@ -6,6 +6,7 @@ import io
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from perennial.domain.ledger_entry import LedgerEntry
@@ -77,3 +78,13 @@ def test_run_that_changed_nothing_shows_the_champion_that_stays() -> None:
 
 def test_text_from_the_ledger_is_no_markup() -> None:
     assert "[red]boo[/red]" in lines_of([an_entry("decision", verdict="REJECT", summary="[red]boo[/red]")])[-1]
+
+
+@pytest.mark.parametrize(("passed", "told"), [(True, "canary passed"), (False, "canary taken back")])
+def test_end_of_a_rollout_is_a_line_of_its_run_without_a_champion(passed: bool, told: str) -> None:
+    reference = {"rollout": {"phase": "canary", "version": "2"}}
+    run = [an_entry("decision", verdict="PROMOTE"), an_entry("rollout", approved=passed, references=reference)]
+    *_, ended = lines_of(run)
+    assert ended.strip().startswith(told)
+    assert "why the rollout" in ended
+    assert "v1" not in ended

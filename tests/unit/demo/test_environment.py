@@ -3,6 +3,7 @@ import stat
 
 import pytest
 
+from perennial.serving.settings import ServingSettings
 from perennial.settings import load_settings
 from perennial_demo.airflow_settings import airflow_environ, base_environ
 from perennial_demo.environment import make_environment, ports_in_use, read_env_file, write_private
@@ -60,19 +61,27 @@ def test_two_homes_have_different_keys(home, tmp_path):
 
 
 def test_core_reads_the_addresses_from_the_file(home):
-    make_plan(home, Ports(airflow=8081, mlflow=5001, s3=9001), {}).write()
+    make_plan(home, Ports(airflow=8081, mlflow=5001, s3=9001, scoring=8001), {}).write()
     settings = load_settings({"PERENNIAL_HOME": str(home.root)})
     assert settings.specs == REPOSITORY / "include" / "models"
     assert settings.store == "s3://perennial/store"
     assert settings.s3_endpoint == "http://127.0.0.1:9001"
     assert settings.mlflow_tracking_uri == "http://127.0.0.1:5001"
     assert settings.airflow_url == "http://127.0.0.1:8081"
+    assert ServingSettings.from_environment(settings.scoring).port == 8001
 
 
 def test_ports_in_use_are_those_of_the_file(home):
-    ports = Ports(airflow=8081, mlflow=5001, s3=9001)
+    ports = Ports(airflow=8081, mlflow=5001, s3=9001, scoring=8001)
     make_plan(home, ports, {}).write()
     assert ports_in_use(home) == ports
+
+
+def test_ports_in_use_of_a_file_from_before_the_scoring_service_are_the_others_and_its_default(home):
+    make_plan(home, Ports(mlflow=5001, scoring=8001), {}).write()
+    lines = home.environment_file.read_text().splitlines(keepends=True)
+    home.environment_file.write_text("".join(line for line in lines if "SCORING" not in line))
+    assert ports_in_use(home) == Ports(mlflow=5001)
 
 
 def test_ports_in_use_without_a_file_are_the_defaults(home):

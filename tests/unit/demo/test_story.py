@@ -19,6 +19,7 @@ from perennial.runtime import Runtime
 from perennial.stages.landing import landing_state, mark_seen
 from perennial.testing.clock import FixedClock
 from perennial.testing.registry import MemoryRegistry
+from perennial.testing.smoke import InProcessSmokeTester
 from perennial.testing.store import FolderStore
 from perennial.testing.validator import FakeValidator
 from perennial_demo import story
@@ -143,6 +144,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
         store=store,
         registry=MemoryRegistry(),
         validator=FakeValidator(),
+        smoke_tester=InProcessSmokeTester(MemoryRegistry()),
         clock=FixedClock(NOW),
         ledger=Ledger(store, ROOT, FixedClock(NOW)),
         root=ROOT,

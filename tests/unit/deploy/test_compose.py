@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from perennial.serving.prediction_log import PredictionLog
+from perennial.serving.settings import ServingSettings
+
+LOG_CLOSES_S = inspect.signature(PredictionLog.close).parameters["timeout_s"].default
 REPOSITORY = Path(__file__).parents[3]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 EXAMPLE = REPOSITORY / "docker" / "env.example"
@@ -49,7 +54,7 @@ def test_missing_secret_is_refused_by_name(filled_in: Path) -> None:
 def test_every_variable_it_asks_for_is_in_the_example() -> None:
     known = set(re.findall(r"^([A-Z][A-Z0-9_]*)=", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE))
     asked = set(re.findall(r"(?<!\$)\$\{([A-Z][A-Z0-9_]*)", COMPOSE.read_text(encoding="utf-8")))
-    with_defaults = {"PERENNIAL_AIRFLOW_PORT", "PERENNIAL_MLFLOW_PORT"}
+    with_defaults = {"PERENNIAL_AIRFLOW_PORT", "PERENNIAL_MLFLOW_PORT", "PERENNIAL_SCORING_PORT"}
     assert asked - with_defaults == known
 
 
@@ -62,8 +67,19 @@ def test_no_secret_has_a_default(document: dict[str, Any]) -> None:
 
 def test_only_loopback_ports_are_published(document: dict[str, Any]) -> None:
     ports = [port for service in document["services"].values() for port in service.get("ports", ())]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_scoring_service_keeps_its_cache_is_healthy_without_a_champion_and_may_drain(document: dict[str, Any]) -> None:
+    service = document["services"]["scoring"]
+    assert service["environment"]["PERENNIAL_HOME"] in {volume.split(":")[1] for volume in service["volumes"]}
+    # Another service's data must not be its cache.
+    assert [v.split(":")[0] for v in document["services"]["s3"]["volumes"]] != [service["volumes"][0].split(":")[0]]
+    assert service["healthcheck"]["test"][-1].endswith(f":{ServingSettings().port}/models")
+    assert service["ports"] == [f"127.0.0.1:${{PERENNIAL_SCORING_PORT:-8000}}:{ServingSettings().port}"]
+    drains_s = ServingSettings().drain_s + ServingSettings().request_timeout_s + LOG_CLOSES_S
+    assert int(service["stop_grace_period"].removesuffix("s")) > drains_s
 
 
 def test_image_has_a_folder_of_its_user_for_every_volume(document: dict[str, Any]) -> None:
