@@ -10,6 +10,7 @@ The scoring service writes them: what the columns mean is said in `perennial.ser
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PARQUET_TYPE: Final = "application/vnd.apache.parquet"
 SUFFIX: Final = ".parquet"
+_READERS: Final = 16
+"""Small objects are read at once: each is a wait for the store's answer."""
 OWN_COLUMNS: Final = ("request_id", "row", "at", "model_version", "role", "latency_ms", "error", "prediction")
 """Of the prediction log. All others are features."""
 _KEYS: Final = ["request_id", "row"]
@@ -130,11 +133,13 @@ def _days(during: Interval) -> Iterator[datetime]:
 def _read(
     store: ObjectStore, folders: Iterator[str], during: Interval, columns: tuple[str, ...] | None
 ) -> Iterator[pa.Table]:
-    """The folders' objects that may hold rows of the stretch."""
-    for info in (info for folder in folders for info in store.list(folder)):
-        # What was written before the stretch began holds nothing of it; clocks may be a minute apart.
-        if info.uri.endswith(SUFFIX) and info.modified >= during.start - timedelta(minutes=1):
-            yield _CACHE.get(info, columns, partial(_table, store, info, columns))
+    """The folders' objects that may hold rows of the stretch, in the order of the listing."""
+    # What was written before the stretch began holds nothing of it; clocks may be a minute apart.
+    since = during.start - timedelta(minutes=1)
+    listed = (info for folder in folders for info in store.list(folder))
+    infos = [info for info in listed if info.uri.endswith(SUFFIX) and info.modified >= since]
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(lambda info: _CACHE.get(info, columns, partial(_table, store, info, columns)), infos)
 
 
 def _table(store: ObjectStore, info: ObjectInfo, columns: tuple[str, ...] | None) -> pa.Table:

@@ -66,8 +66,8 @@ def _distance_read(task: Task, champion: Floats, challenger: Floats) -> Reading:
     """What the champion predicted and is no prediction is left out: it is nothing to compare with."""
     theirs = champion[_are_scores(task, champion)]
     value, samples = distance(task, theirs, challenger), min(len(theirs), len(challenger))
-    if math.isnan(value) and theirs.shape[1:] == challenger.shape[1:] and _are_scores(task, challenger).all():
-        samples = 0  # the champion says the same of everybody
+    if math.isnan(value) and _are_scores(task, challenger).all():
+        samples = 0  # the champion says the same of everybody, or knows other classes
     return Reading(value=value, samples=samples)
 
 
@@ -107,12 +107,9 @@ def distance(task: Task, champion: Floats, challenger: Floats) -> float:
 def _are_scores(task: Task, scores: Floats) -> NDArray[np.bool_]:
     """(n,): whether each row is finite, and of a classification a probability, or several that sum to 1."""
     rows = scores.reshape(len(scores), 1 if scores.ndim == 1 else scores.shape[1])
-    found: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
-    if task != "regression":
-        found &= ((rows >= 0) & (rows <= 1)).all(axis=1)
-        if scores.ndim == 2:
-            found &= np.abs(rows.sum(axis=1) - 1.0) <= SUM_TOLERANCE
-    return found
+    within = (rows >= 0) & (rows <= 1) if task != "regression" else np.isfinite(rows)
+    whole = task == "regression" or scores.ndim == 1 or np.abs(rows.sum(axis=1) - 1.0) <= SUM_TOLERANCE
+    return np.asarray(within.all(axis=1) & whole, dtype=np.bool_)
 
 
 def _mean(failed: NDArray[np.bool_]) -> float:

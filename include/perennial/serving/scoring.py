@@ -1,6 +1,6 @@
 """One request's way: who answers it, what becomes of it if that fails, and who else gets a copy.
 
-A canary that fails costs no request: the champion answers in its place, and the failure counts against the canary.
+A canary that fails costs no request: the champion answers in its place, and then the failure counts against the canary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from perennial.serving.errors import (
     QueueFullError,
     ServingError,
     UnavailableError,
-    UnscorableRowsError,
 )
 from perennial.serving.host import Deployed, ModelHost, ServedModel
 from perennial.serving.payload import parse
@@ -35,8 +34,6 @@ _LARGE_ROWS: Final = 5_000
 """An answer with more is encoded in another thread."""
 _WATCH_AFTER_S: Final = 0.05
 """Only of a request that takes longer is looked whether its client is still there."""
-_REFUSALS: Final = (BadRequestError, UnscorableRowsError)
-"""Say as much about the rows as about the model; they count against a canary only if the champion scores the rows."""
 
 
 class Log(Protocol):
@@ -94,20 +91,18 @@ class ScoringService:
             known = ", ".join(self._host.models)
             raise BadRequestError(f"there is no model {request.model[:60]!r}; there are {known}", status=404)
         role, challenger = served.role(request.key, request.at), served.challenger
-        refused: ServingError | None = None
+        failure: tuple[ServingError, float] | None = None
         if challenger is not None and role is Role.CANARY:
             try:
                 return await self._scored(request, lambda: challenger, Role.CANARY, share_of_time=0.5)
             except HungUpError:
                 raise
-            except _REFUSALS as error:
-                refused = error
             except ServingError as error:
                 if served.challenger is challenger:  # not, if it was taken out of service meanwhile
-                    self._failed(request, challenger, Role.CANARY, error)
+                    failure = error, time.monotonic() - request.started
         answer = await self._by_champion(request, served)
-        if challenger is not None and refused is not None:
-            self._failed(request, challenger, Role.CANARY, refused)
+        if challenger is not None and failure is not None:  # what the champion cannot do either is the request's fault
+            self._failed(request, challenger, Role.CANARY, *failure)
         if (lost := served.lost(request.key, request.at)) is not None:
             self._lost(request, *lost)
         if challenger is not None and role is Role.SHADOW:
@@ -181,12 +176,19 @@ class ScoringService:
             return parse(request.body, request.content_type, deployed.scorer.columns)
         return await asyncio.to_thread(parse, request.body, request.content_type, deployed.scorer.columns)
 
-    def _failed(self, request: ScoringRequest, deployed: Deployed, role: Role, error: ServingError) -> None:
+    def _failed(
+        self,
+        request: ScoringRequest,
+        deployed: Deployed,
+        role: Role,
+        error: ServingError,
+        took_s: float | None = None,
+    ) -> None:
         """Count it; and keep it in the log, unless it is the client's doing."""
         deployed.metrics[role].failed(error.kind)
         if isinstance(error, HungUpError) or (role is Role.CHAMPION and isinstance(error, BadRequestError)):
             return
-        took_s = time.monotonic() - request.started
+        took_s = time.monotonic() - request.started if took_s is None else took_s
         deployed.metrics[role].latency.observe(took_s)
         self._keep(request, deployed.version, role, took_s, error=f"{error.kind}: {error}")
 

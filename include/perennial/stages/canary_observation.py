@@ -136,5 +136,7 @@ def _labels(given: pd.Series, classes: Sequence[Any]) -> pd.Series:
     if not any(isinstance(name, str) for name in classes):
         # Where some are texts, those that are none were read as texts, too.
         given = pd.to_numeric(given, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    positions: Mapping[Any, float] = {name: float(position) for position, name in enumerate(classes)}
+    # Labels are numbers or texts: true and false come as 1 and 0, which pandas does not find among booleans.
+    names = (float(name) if isinstance(name, bool) else name for name in classes)
+    positions: Mapping[Any, float] = {name: float(position) for position, name in enumerate(names)}
     return given.map(positions) if classes else given

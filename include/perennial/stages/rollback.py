@@ -54,12 +54,20 @@ def roll_back(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor, 
         NotFoundError, ChampionUnusableError: `request.to` does not exist, or was not registered by Perennial.
         IntegrityError, SmokeTestError: the target's bytes have changed, or it gives no usable predictions.
         FenceError: somebody moved the champion while this was going on; nothing was changed.
+
+    A platform that lags behind the alias is brought in line also where the rollback itself is refused.
     """
     champion = door.settle(spec.name, owner=request.run_id)
     done = _find(door.ledger, request)
     if done is not None:
         return _served(door.ledger.append(done), door, deployer)
-    plan = _plan(request, champion, door)
+    try:
+        plan = _plan(request, champion, door)
+    except TerminalError:
+        # Whoever asks again may do so because the platform did not answer when the alias had moved.
+        if champion is not None and deployer.status(spec.name).champion not in (None, champion):
+            take_over(spec.name, champion, door=door, deployer=deployer)
+        raise
     # Before the lock, because it may take seconds, and nothing that it finds can change.
     smoke_test(spec.task, plan.target.model, f"version {plan.target.version} of {spec.name}", registry=door.registry)
     with door.ledger.lock(spec.name, owner=request.run_id) as lease:

@@ -20,7 +20,7 @@ from perennial.domain.run_request import RollbackRequest, RunRequest
 from perennial.domain.times import format_time
 from perennial.domain.wording import duration, plain
 from perennial.errors import DeployerUnavailableError, TerminalError
-from perennial.ports import Deployer
+from perennial.ports import Deployer, DeploymentStatus
 from perennial.spec.model import ModelSpec
 from perennial.stages.recorded_decision import (
     recorded,
@@ -199,6 +199,7 @@ def _begun(
     decided = recorded(door.ledger, request, decision)
     require_consent(spec, request, decision, ledger=door.ledger, decided=decided)
     require_fresh(spec, decided, now=door.clock.now())
+    status = walk.deployer.status(spec.name)  # a platform may take longer to answer than a lease lasts
     with door.ledger.lock(spec.name, owner=request.run_id) as lease:
         there = walk.objects.state(name)
         if there is not None:  # another look has begun it since
@@ -207,7 +208,7 @@ def _begun(
         door.require_fence(spec.name, decision.champion_version, champion)
         require_not_quarantined(door.ledger, spec.name, model.digest)
         _require_alone(spec, name, walk.objects)
-        _require_no_split(spec, name, walk.deployer)
+        _require_no_split(spec, name, status)
         judged = door.registry.version(spec.name, str(champion))
         version = door.registry.register(spec.name, model, tags)
         now = door.clock.now()
@@ -230,12 +231,11 @@ def _begun(
     return state
 
 
-def _require_no_split(spec: ModelSpec, name: str, deployer: Deployer) -> None:
+def _require_no_split(spec: ModelSpec, name: str, status: DeploymentStatus) -> None:
     """Pass if no other rollout's split is in force, such as that of a canary that waits for its promotion.
 
     Once another one is the current one, nobody would end it.
     """
-    status = deployer.status(spec.name)
     if status.rollout_id not in (None, name):
         raise DeployerUnavailableError(
             f"{spec.name}: version {status.challenger} still has {plain(status.share)} % of the requests, by rollout "

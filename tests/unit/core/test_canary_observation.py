@@ -205,3 +205,8 @@ def test_label_that_is_none_of_the_classes_counts_for_nothing(world: World, garb
 def test_labels_of_a_regression_that_are_no_numbers_count_for_nothing() -> None:
     given = pd.Series(["1.5", "spam", "1e999"])
     assert _labels(given, ()).dropna().tolist() == [1.5]
+
+
+def test_label_of_a_model_whose_classes_are_true_and_false_is_sent_as_a_number() -> None:
+    assert _labels(pd.Series([0.0, 1.0, 2.0]), (False, True)).tolist()[:2] == [0.0, 1.0]
+    assert _labels(pd.Series([2.0]), (False, True)).isna().all()

@@ -138,6 +138,7 @@ def test_comparison_has_as_many_samples_as_the_smaller_side() -> None:
         (BINARY, [math.nan, math.nan], [0.1, 0.2], 0),
         (BINARY, [0.1, 1.2], [0.1, 0.2], 1),
         ("multiclass_classification", [[0.5, 0.5], [math.nan, 0.5]], [[0.5, 0.5], [0.4, 0.6]], 1),
+        ("multiclass_classification", [[0.5, 0.5]], [[0.2, 0.3, 0.5]], 0),
         ("regression", [3.0, 3.0], [3.0, 4.0], 0),
         ("regression", [3.0, math.inf, 5.0], [3.0, 4.0, 5.0], 2),
     ],

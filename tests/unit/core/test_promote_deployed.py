@@ -17,6 +17,7 @@ from perennial.errors import (
     IntegrityError,
     NotAllowedError,
     SmokeTestError,
+    TerminalError,
 )
 from perennial.spec.model import ModelSpec
 from tests.unit.core.production import MODEL, Broken, spec
@@ -152,3 +153,34 @@ def test_rollback_lets_the_version_serve_that_it_went_back_to_also_when_it_is_re
     live.roll_back()
     assert live.deployer.changes[-1] == ("promote", "1", 100)
     assert [kind for kind, _, _ in live.moves()] == ["promotion", "promotion", "rollback"]
+
+
+@pytest.mark.parametrize("to", [None, "1"])
+def test_rollback_that_was_asked_for_again_by_a_person_brings_a_platform_that_lags_in_line(
+    live: Live, monkeypatch: pytest.MonkeyPatch, to: str | None
+) -> None:
+    live.promote(live.case())
+
+    def away(*_: Any) -> None:
+        raise DeployerUnavailableError("it is busy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live.deployer, "promote", away)
+        for run_id in ("first", "second"):
+            with pytest.raises(DeployerUnavailableError):
+                live.roll_back(run_id, to)
+    with pytest.raises(TerminalError, match="Nothing was changed"):
+        live.roll_back("third", to)
+    assert live.deployer.status(MODEL).champion == "1"
+    with pytest.raises(TerminalError, match="Nothing was changed"):
+        live.roll_back("fourth", to)
+    assert live.deployer.changes[-1] == ("promote", "1", 100)
+    assert [kind for kind, _, _ in live.moves()] == ["promotion", "promotion", "rollback"]
+
+
+def test_rollback_that_is_refused_leaves_a_canary_alone(tmp_path: Path) -> None:
+    live = Live(tmp_path)
+    live.under_way(live.case())
+    with pytest.raises(TerminalError, match="is the champion already"):
+        live.roll_back(to="1")
+    assert live.share == 50

@@ -179,7 +179,7 @@ async def test_canary_that_fails_costs_no_request_and_is_on_record(world: Served
     found = await http.post(URL, json=split(ROW))
     assert found.json() == {"predictions": [3.5]}
     assert found.headers["x-perennial-role"] == "champion"
-    failed, answered = world.log.requests
+    answered, failed = world.log.requests
     assert (failed.role, failed.version, failed.predictions) == (Role.CANARY, "2", None)
     assert (answered.role, answered.version, answered.error) == (Role.CHAMPION, "1", "")
     assert 'errors_total{kind="model",model="toy",role="canary",version="2"} 1.0' in _metrics(world)
@@ -197,7 +197,7 @@ async def test_canary_that_hangs_costs_half_the_time_and_no_request(tmp_path: Pa
     finally:
         Adding.gate.set()
     assert found.json() == {"predictions": [3.5]}
-    assert [kept.error.partition(":")[0] for kept in world.log.requests] == ["deadline", ""]
+    assert [kept.error.partition(":")[0] for kept in world.log.requests] == ["", "deadline"]
 
 
 async def test_rows_that_both_refuse_do_not_count_against_the_canary(world: ServedWorld) -> None:

@@ -152,9 +152,25 @@ async def test_canary_that_predicts_what_json_lacks_costs_no_request(world: Serv
     answer = await ScoringService(host, world.log).answer(_request())
     assert (answer.content, answer.role) == (b'{"predictions":[3.5]}', Role.CHAMPION)
     assert [(kept.role, bool(kept.error)) for kept in world.log.requests] == [
-        (Role.CANARY, True),
         (Role.CHAMPION, False),
+        (Role.CANARY, True),
     ]
+
+
+async def test_request_that_neither_model_can_score_does_not_count_against_the_canary(
+    world: ServedWorld,
+) -> None:
+    world.promote(Adding(1.0))
+    world.plan(world.add_version(Adding(2.0)))
+    host = world.host()
+    served = await ready(host)
+    assert served.champion is not None
+    assert served.challenger is not None
+    for deployed in (served.champion, served.challenger):
+        deployed.scorer._predict = _broken
+    with pytest.raises(ModelFailedError):
+        await ScoringService(host, world.log).answer(_request())
+    assert [(kept.role, bool(kept.error)) for kept in world.log.requests] == [(Role.CHAMPION, True)]
 
 
 async def test_shadow_copies_have_a_bound_in_bytes(tmp_path: Path) -> None:
@@ -253,3 +269,7 @@ async def test_request_that_fails_after_a_swap_counts_against_the_version_that_i
 
 def _metrics(world: ServedWorld) -> str:
     return world.metrics.exposition().decode()
+
+
+def _broken(frame: Any) -> Any:
+    raise RuntimeError("no request of this kind can be scored")
