@@ -155,6 +155,9 @@ class Teller:
         if chapter.is_refused and self._was_refused(chapter.model):
             self.stack.console.print("  told in an earlier demo; good files are in its place now")
             return
+        if chapter.before is not None and self._has_landed(chapter.before):
+            self.stack.console.print("  told in an earlier demo; more has landed since, which a run would find")
+            return
         before = self.stack.airflow.runs(dag_id(chapter.model))
         chapter.land(self)
         finished = self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, before)
