@@ -97,9 +97,9 @@ class RolloutOperator(StageOperator):
     slot (it needs a triggerer), and the end is put on record here. Skipped where there is nothing to try out.
 
     A retry, and a task that somebody clears, goes on where the store says that the rollout stands. A task that is
-    marked as failed, as success or as skipped, or whose run is out of time, gives all requests to the champion at once
-    and leaves the rollout open: nothing is promoted without its end on record, and clearing the task goes on with it.
-    So does a task that fails for good. Should that not work, because the platform or the triggerer is gone, then a
+    marked as failed, as success or as skipped, or whose run is out of time, gives all requests to the champion within
+    seconds and leaves the rollout open: nothing is promoted without its end on record, and clearing the task goes on
+    with it. So does a task that fails for good. Should that not work, because the platform or the triggerer is gone, a
     split of the scoring service ends by itself within 3 minutes, and one of SageMaker or KServe with the next look, the
     model's next run, or `perennial rollback MODEL --challenger`.
 
