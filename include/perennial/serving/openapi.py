@@ -102,8 +102,8 @@ def _formats(columns: Sequence[InputColumn]) -> list[dict[str, Any]]:
 
 
 def _format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    properties = {name: schema, "params": {"type": "object"}}
-    return {"type": "object", "required": [name], "properties": properties, "additionalProperties": False}
+    """Exactly one format; what is beside it (`params`, unknown fields) is ignored, as by MLflow."""
+    return {"type": "object", "required": [name], "properties": {name: schema}}
 
 
 def _cell(column: InputColumn) -> dict[str, Any]:
