@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from perennial.domain.signature import ColumnType, InputColumn
+from perennial.serving.payload import FORMATS
 
 _WHOLE: Final = {ColumnType.INTEGER: 31, ColumnType.LONG: 63}
 _TYPES: Final[dict[ColumnType, dict[str, Any]]] = {
@@ -72,8 +73,7 @@ def rows_of(models: Sequence[Sequence[InputColumn]]) -> dict[str, Any]:
     """The body of a request for predictions, by the columns of the models that may be asked; none are known: any."""
     formats = [schema for columns in models for schema in _formats(columns)]
     if not formats:
-        names = ("dataframe_records", "instances", "inputs", "dataframe_split")
-        formats = [_format(name, {"type": ["array", "object"]}) for name in names]
+        formats = [_format(name, {"type": ["array", "object"]}) for name in FORMATS]
     content = {
         "application/json": {"schema": {"anyOf": formats}},
         "text/csv": {"schema": {"type": "string", "minLength": 1}},
@@ -103,7 +103,8 @@ def _formats(columns: Sequence[InputColumn]) -> list[dict[str, Any]]:
 
 def _format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Exactly one format; what is beside it (`params`, unknown fields) is ignored, as by MLflow."""
-    return {"type": "object", "required": [name], "properties": {name: schema}}
+    others: dict[str, Any] = {other: {"not": {}} for other in FORMATS if other != name}
+    return {"type": "object", "required": [name], "properties": {name: schema, **others}}
 
 
 def _cell(column: InputColumn) -> dict[str, Any]:
