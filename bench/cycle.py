@@ -29,18 +29,16 @@ from typing import Any
 import psutil
 import yaml
 
+from flights.publisher import publish
+from perennial.domain.windows import watermark_at, windows_at
+from perennial.runtime import build_runtime
+from perennial.settings import load_settings
+from perennial.spec import load_spec
+from perennial_demo.home import Home
+from perennial_demo.ports import Ports, free_port
+from perennial_demo.stack import Stack
+
 REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "include"))
-
-from flights.publisher import publish  # noqa: E402
-from perennial.domain.windows import watermark_at, windows_at  # noqa: E402
-from perennial.runtime import build_runtime  # noqa: E402
-from perennial.settings import load_settings  # noqa: E402
-from perennial.spec import load_spec  # noqa: E402
-from perennial_demo.home import Home  # noqa: E402
-from perennial_demo.ports import Ports, free_port  # noqa: E402
-from perennial_demo.stack import Stack  # noqa: E402
-
 ROUNDS = int(os.environ.get("PERENNIAL_BENCH_ROUNDS", "5"))
 MODEL = "flights_delay"
 DAG_ID = f"perennial__{MODEL}__retrain"

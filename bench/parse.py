@@ -152,7 +152,6 @@ def main() -> None:
     parser.add_argument("--specs", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    sys.path[:0] = [str(REPOSITORY / "include"), str(REPOSITORY / "plugins")]
     from perennial_airflow.bundle import DEFAULT_SHARDS
     from perennial_airflow.dag_factory import shard_of
 

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -28,11 +27,8 @@ from typing import Final
 
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "include"))
-
-from scoring.load import Load, ask, bodies_of, has_wrk  # noqa: E402
-from scoring.services import Storage, asked_rows, register, storage  # noqa: E402
+from scoring.load import Load, ask, bodies_of, has_wrk
+from scoring.services import Storage, asked_rows, register, storage
 
 CONNECTIONS: Final = (8, 64)
 TARGET_RATIO: Final = 10.0

@@ -18,23 +18,18 @@ import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "include"))
-
-from scoring.load import Answer, bodies_of, drive  # noqa: E402
-from scoring.services import MODEL, Storage, asked_rows, register, storage  # noqa: E402
+from scoring.load import Answer, bodies_of, drive
+from scoring.services import MODEL, Storage, asked_rows, register, storage
 
 VERSIONS: Final = 6
 AFTER_S: Final = 1.0
