@@ -8,7 +8,8 @@
 | received_at | when it came to be known, UTC if it has no zone; the object's time where it is missing |
 
 Parquet, CSV in UTF-8 with a header, or JSON lines, by the name's end: `.parquet`, `.csv`, `.jsonl`, `.ndjson` or
-`.json`. More columns are ignored. As in the landing zone, names with a part that begins with `_` or `.` are no data.
+`.json`; at most `MAX_FILE_BYTES` each. More columns are ignored. As in the landing zone, names with a part that begins
+with `_` or `.` are no data.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _COLUMNS: Final = ("request_id", "row", "label", "received_at")
+MAX_FILE_BYTES: Final = 64 * 2**20
+"""Of one file: it is read whole, by a process that has other work too."""
 _SKEW: Final = timedelta(minutes=1)
 """How far the store's clock may be behind."""
 
@@ -71,6 +74,8 @@ def _labels_in(store: ObjectStore, info: ObjectInfo) -> pa.Table:
         suffix = info.uri[info.uri.rfind(".") :].lower()
         if suffix not in _READERS:
             raise ValueError(f"its name ends with none of {', '.join(_READERS)}")
+        if info.size_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"it has {info.size_bytes} bytes, at most {MAX_FILE_BYTES} are read; write several files")
         return _cast(_READERS[suffix](store.read(info.uri)), info.modified)
     except TransientError:
         raise

@@ -41,7 +41,7 @@ class Runtime:
     sagemaker_session: Callable[[], boto3.Session | None] | None = None
     """Whose credentials and region SageMaker is called with; None, or None from it: boto3's own look-up."""
     own_deployer: Deployer | None = None
-    """In place of the one that the specs ask for: a fake, or a platform that Perennial does not know."""
+    """In place of the one that the specs ask for. For tests: no setting leads here."""
 
     def deployer(self, spec: ModelSpec) -> Deployer:
         """Where the model serves, by its spec's `deployment`; without one, a deployer that does nothing."""

@@ -120,10 +120,9 @@ class ServingStack:
             challenger=challenger,
             role=role,
             share=share,
-            salt="salt",
+            rollout_id="salt",
             issued_at=now,
             expires_at=now + timedelta(seconds=seconds),
-            plan_id="plan",
         )
         self.store.write(plan_uri(ROOT, MODEL), json.dumps(plan.to_dict()).encode(), content_type="application/json")
 

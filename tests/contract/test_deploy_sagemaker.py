@@ -213,7 +213,7 @@ def test_endpoint_whose_configuration_somebody_deleted_takes_the_next_version(ha
     ("code", "status", "message", "error", "said"),
     [
         ("ResourceLimitExceeded", 400, "ml.m5.large for endpoint usage is 0", TerminalError, "a quota"),
-        ("ExpiredTokenException", 400, "The security token is expired", TerminalError, "renew"),
+        ("ExpiredTokenException", 400, "The security token is expired", DeployerUnavailableError, "renew"),
         ("UnrecognizedClientException", 403, "The security token is invalid", TerminalError, "check the connection"),
         ("ValidationException", 400, "1 validation error detected", TerminalError, "deployment in the model's spec"),
         ("SomethingNew", 400, "never seen", TerminalError, "docs/deployment-sagemaker.md"),

@@ -37,17 +37,18 @@ class ScoringServiceDeployer:
     def deploy(self, split: Split) -> None:
         """Let the replicas load and warm the challenger up, without a share. A split of its own stays as it is."""
         live = self._live(split.challenger.name)
-        share = live.share if live is not None and live.salt == split.rollout_id else 0.0
+        share = live.share if live is not None and live.rollout_id == split.rollout_id else 0.0
         self.shift(split, share)
 
     def shift(self, split: Split, share: float) -> None:
         """Issue the plan, or a new one in place of one that says something else or is older than `RENEW_AFTER`."""
         now = self._clock.now()
         live = self._live(split.challenger.name)
-        if live is not None and live.salt != split.rollout_id:
+        if live is not None and live.rollout_id != split.rollout_id:
             raise DeployerUnavailableError(
-                f"{split.challenger.name}: version {live.challenger} is being tried out by rollout {live.salt}, until "
-                f"{format_time(live.expires_at)} unless it is renewed; wait for its end, or stop it"
+                f"{split.challenger.name}: version {live.challenger} is being tried out by rollout "
+                f"{live.rollout_id}, until {format_time(live.expires_at)} unless it is "
+                f"renewed; wait for its end, or stop it"
             )
         plan = _plan(split, share, now)
         if live is not None and _says(live) == _says(plan) and now - live.issued_at < RENEW_AFTER:
@@ -64,7 +65,7 @@ class ScoringServiceDeployer:
         if plan is None:
             return DeploymentStatus(champion=None)
         return DeploymentStatus(
-            champion=None, challenger=plan.challenger, role=plan.role, share=plan.share, rollout_id=plan.salt
+            champion=None, challenger=plan.challenger, role=plan.role, share=plan.share, rollout_id=plan.rollout_id
         )
 
     def promote(self, champion: RegisteredVersion) -> None:
@@ -102,12 +103,11 @@ def _plan(split: Split, share: float, now: datetime) -> TrafficPlan:
         challenger=split.challenger.version,
         role=split.role,
         share=share,
-        salt=split.rollout_id,
+        rollout_id=split.rollout_id,
         issued_at=now,
         expires_at=now + LIFETIME,
-        plan_id=split.rollout_id,
     )
 
 
 def _says(plan: TrafficPlan) -> tuple[object, ...]:
-    return plan.model, plan.challenger, plan.role, plan.share, plan.salt
+    return plan.model, plan.challenger, plan.role, plan.share, plan.rollout_id

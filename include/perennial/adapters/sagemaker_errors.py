@@ -29,12 +29,14 @@ _BUSY: Final = frozenset(
         "TooManyRequestsException",
     }
 )
+_EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException"})
+"""The next try may have new credentials: an identity that is renewed by a role or by the trigger. It says nothing about
+a challenger, so that it must not end its rollout."""
 _GUIDE: Final = "docs/deployment-sagemaker.md"
 _DENIED: Final = f"the credentials do not allow it; give them the policy of {_GUIDE}"
 _NEXT_STEP: Final = {
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,
-    "ExpiredTokenException": "the session's credentials have run out; renew them",
     "IncompleteSignature": "the request was not signed right; check the connection's credentials",
     "InvalidClientTokenId": "AWS does not know this access key; check the connection's credentials",
     "InvalidSignatureException": "the secret key does not fit the access key; check the connection's credentials",
@@ -103,6 +105,8 @@ def _of_answer(error: ClientError, what: str) -> PerennialError:
     told = f"{what}: {code}: {message}"
     if code in _BUSY or status == 429 or status >= 500:
         return DeployerUnavailableError(f"{told} (after retries)")
+    if code in _EXPIRED:
+        return DeployerUnavailableError(f"{told}: the session's credentials have run out; renew them")
     if "in-progress" in message or is_missing(error) or is_there_already(error):
         # Another change got in between, or SageMaker's tables, which are read with a delay, do not show it yet.
         return DeployerUnavailableError(f"{told}; try again")

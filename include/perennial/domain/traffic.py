@@ -45,14 +45,13 @@ class TrafficPlan:
     """CANARY or SHADOW."""
     share: float
     """Percent of the keys, in [0, 100]; for a shadow, of those whose requests are copied."""
-    salt: str
-    """Another salt picks other keys. The same throughout a canary, so that who was in stays in."""
+    rollout_id: str
+    """Picks the keys as their salt: the same throughout a canary, so that who was in stays in."""
     issued_at: datetime
     expires_at: datetime
-    plan_id: str
 
     def __post_init__(self) -> None:
-        for name in ("model", "challenger", "salt", "plan_id"):
+        for name in ("model", "challenger", "rollout_id"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"traffic plan: {name} must be a text that is not empty, got {value!r}")
@@ -120,6 +119,6 @@ def role_for(plan: TrafficPlan | None, key: str, now: datetime) -> Role:
 
     CANARY: it answers. SHADOW: the champion answers, and the challenger scores a copy.
     """
-    if plan is None or not plan.is_live(now) or bucket(plan.salt, key) >= plan.share:
+    if plan is None or not plan.is_live(now) or bucket(plan.rollout_id, key) >= plan.share:
         return Role.CHAMPION
     return plan.role

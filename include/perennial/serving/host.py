@@ -125,7 +125,7 @@ class ServedModel:
             "champion": None if self.champion is None else self.champion.to_dict(),
             "challenger": None
             if self.challenger is None or plan is None
-            else {**self.challenger.to_dict(), "role": plan.role, "share": plan.share, "plan_id": plan.plan_id},
+            else {**self.challenger.to_dict(), "role": plan.role, "share": plan.share, "rollout_id": plan.rollout_id},
             "problem": self.problem or None,
         }
 

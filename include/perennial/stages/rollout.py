@@ -134,6 +134,7 @@ def stop(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor, deplo
 
     Raises:
         TerminalError: no challenger is being tried out, or it has become champion already.
+        DeployerUnavailableError: the platform does not answer; the stop is on record.
     """
     objects = RolloutObjects(store=door.store, root=door.root, model=spec.name)
     with door.ledger.lock(spec.name, owner=request.run_id) as lease:
@@ -151,7 +152,13 @@ def stop(spec: ModelSpec, request: RollbackRequest, *, door: ChampionDoor, deplo
                 f"{spec.name}: no challenger is being tried out. {stored.record.summary} Nothing was changed"
             )
         reference = walk.publish(stored, lease)  # under the lock, so that no promotion comes in between
-    walk.release(stored.record)
+    try:
+        walk.release(stored.record)
+    except DeployerUnavailableError as error:
+        raise DeployerUnavailableError(
+            f"{error}. The stop of {spec.name}'s challenger is on record: the same command again, or whoever walks it, "
+            f"takes its share of the traffic back as soon as the platform answers"
+        ) from error
     return reference
 
 

@@ -6,6 +6,7 @@ and of the target of a roll-back, here and now, by the model's own input example
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,9 +106,10 @@ def smoke_test_in_clean_process(
             "facts": _facts(outcome),
             **found,
         }
-        put_once(store, uri, canonical_json(report))
-    content = store.read(uri)
-    report = stored_object(store, uri) or {}
+        content = put_once(store, uri, canonical_json(report))
+    else:
+        content = store.read(uri)
+    report = json.loads(content)
     _log.info("%s %s smoke_test: passed=%s, %s", spec.name, request.run_id, report.get("passed"), uri)
     if not report["passed"]:
         _fail(spec, model, report, uri, glass_is_broken=decision.break_glass)

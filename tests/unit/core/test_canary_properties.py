@@ -170,10 +170,9 @@ class World:
                 challenger="7",
                 role=Role.CANARY,
                 share=action.share,
-                salt="run",
+                rollout_id="run",
                 issued_at=now,
                 expires_at=now + LIFETIME,
-                plan_id="p",
             )
         told = (Move.SHIFT if not action.is_final else action.move, action.share)
         if not self.done or self.done[-1] != told:  # the same again is idempotent

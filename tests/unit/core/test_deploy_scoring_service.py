@@ -63,10 +63,9 @@ def test_plan_says_what_the_split_says_and_lives_for_three_minutes(
         challenger="4",
         role=Role.SHADOW,
         share=20,
-        salt="a" * 64,
+        rollout_id="a" * 64,
         issued_at=NOW,
         expires_at=NOW + timedelta(minutes=3),
-        plan_id="a" * 64,
     )
 
 

@@ -21,10 +21,9 @@ VALID: dict[str, Any] = {
     "challenger": "7",
     "role": "canary",
     "share": 25,
-    "salt": "manual__2026-11-21",
+    "rollout_id": "manual__2026-11-21",
     "issued_at": "2026-11-21T12:00:00Z",
     "expires_at": "2026-11-21T12:05:00Z",
-    "plan_id": "p-1",
 }
 
 
@@ -47,7 +46,7 @@ def test_plan_survives_json() -> None:
         ({"share": math.nan}, r"\[0, 100\]"),
         ({"share": "5"}, r"\[0, 100\]"),
         ({"share": True}, r"\[0, 100\]"),
-        ({"salt": ""}, "salt must be a text"),
+        ({"rollout_id": ""}, "rollout_id must be a text"),
         ({"challenger": 7}, "challenger must be a text"),
         ({"issued_at": 5}, "issued_at must be an ISO 8601 time, got 5"),
         ({"expires_at": "soon"}, "expires_at must be an ISO 8601 time, got 'soon'"),
@@ -138,7 +137,7 @@ def test_shares_0_and_100_take_nobody_and_everybody(key: str) -> None:
 
 
 def test_key_that_stands_right_at_the_share_is_out() -> None:
-    here = bucket(VALID["salt"], "a")
+    here = bucket(VALID["rollout_id"], "a")
     assert role_for(plan(share=here), "a", NOW) is Role.CHAMPION
     assert role_for(plan(share=math.nextafter(here, 100)), "a", NOW) is Role.CANARY
 

@@ -139,10 +139,9 @@ class ServedWorld:
             challenger=challenger,
             role=role,
             share=share,
-            salt="run",
+            rollout_id="run",
             issued_at=self.clock.now(),
             expires_at=self.clock.now() + timedelta(minutes=10),
-            plan_id="plan-1",
         )
         content = json.dumps(plan.to_dict()).encode()
         self.store.write(plan_uri(ROOT, MODEL), content, content_type="application/json")

@@ -147,6 +147,16 @@ def test_file_that_cannot_be_read_is_named_once_and_left_out(
     assert told in record.getMessage()
 
 
+def test_file_above_the_limit_is_named_with_its_size_and_not_read(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"request_id,label\nr-of-a-large-file,1\n"
+    monkeypatch.setattr("perennial.landed_labels.MAX_FILE_BYTES", len(content) - 1)
+    land(store, "a.csv", content)
+    assert found(store) == []
+    assert f"it has {len(content)} bytes, at most {len(content) - 1} are read; write several files" in caplog.text
+
+
 def test_prefix_that_cannot_be_listed_leaves_what_was_sent(
     store: FaultyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
