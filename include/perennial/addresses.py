@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 PAGES_PREFIX: Final = "/perennial"
 """Where the plugin's web application is mounted in Airflow's web server."""
-PAGE_KINDS: Final = ("validations", "decisions", "rollouts")
+PAGE_KINDS: Final = ("validations", "decisions", "rollouts", "monitoring")
 """Folders of the store whose pages are served."""
 
 
@@ -20,6 +20,11 @@ def retrain_dag_id(model: str) -> str:
 def rollback_dag_id(model: str) -> str:
     """The DAG that takes the model's champion back."""
     return f"perennial__{model}__rollback"
+
+
+def monitor_dag_id(model: str) -> str:
+    """The DAG that watches the model while it serves."""
+    return f"perennial__{model}__monitor"
 
 
 def run_address(dag_id: str, run_id: str, *, airflow_url: str) -> str:

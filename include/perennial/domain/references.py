@@ -188,6 +188,27 @@ class RolloutRef(Reference):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MonitoringRef(Reference):
+    """What one look at the windows that have ended found."""
+
+    kind: ClassVar[str] = "monitoring"
+    uri: str | None
+    """Report of the newest window; None if none has ended since the last look."""
+    sha256: str | None
+    page_uri: str | None
+    window_start: datetime | None
+    window_end: datetime | None
+    windows: int
+    """How many were looked at for the first time."""
+    rows: int
+    """Of the newest window."""
+    open_alerts: int
+    """After it."""
+    summary: str
+    """One sentence, at most 500 characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionRef(Reference):
     """What production serves after the decision was carried out."""
 

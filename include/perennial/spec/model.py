@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from perennial.domain.metric_names import METRICS, Task, metrics_for
 from perennial.spec.fields import Name, SpecPart, format_duration
+from perennial.spec.monitoring import Monitoring
 from perennial.spec.parts import Approval, Data, Evaluation, Gate, Training, Triggers, Validation
 from perennial.spec.platforms import AnyDeployment
 
@@ -27,6 +29,7 @@ class ModelSpec(SpecPart):
     approval: Approval = Approval()
     deployment: AnyDeployment | None = None
     triggers: Triggers = Triggers()
+    monitoring: Monitoring | None = None
 
     @property
     def needed_columns(self) -> tuple[str, ...]:
@@ -72,6 +75,26 @@ class ModelSpec(SpecPart):
                 raise ValueError(f"gate.fairness: {rule.column} is not among evaluation.slices ({shown})")
             if rule.metric is not None and rule.metric not in metrics:
                 raise ValueError(f"gate.fairness: {rule.metric} not measured; evaluation measures {', '.join(metrics)}")
+        return self
+
+    @property
+    def outcome_delay(self) -> timedelta:
+        """How long after a request its label is known."""
+        own = None if self.monitoring is None else self.monitoring.label_delay
+        return self.data.label_delay if own is None else own
+
+    @model_validator(mode="after")
+    def _monitoring_has_something_to_read(self) -> ModelSpec:
+        if self.monitoring is None:
+            return self
+        if self.deployment is None or self.deployment.log is None:
+            raise ValueError("monitoring: reads the prediction log; it needs a deployment with a log")
+        logged = [column for column in self.data.feature_columns if column not in self.deployment.log.exclude]
+        unknown = [column for column in self.monitoring.slices if column not in logged]
+        if unknown:
+            raise ValueError(
+                f"monitoring.slices: {', '.join(unknown)} not among the logged features ({', '.join(logged)})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -248,10 +248,20 @@ class Approval(SpecPart):
 
 
 class DriftTrigger(SpecPart):
-    """How often drift alerts may start a run. Checked; nothing acts on it so far."""
+    """How often drift alerts may start a run: the governor's policy, see `perennial.domain.governor`."""
 
     cooldown: Duration = timedelta(hours=6)
+    """Least time from the end of one run, whatever started it, to the start of one for an alert; sooner ones wait."""
     max_runs_per_day: Annotated[int, Field(ge=1, le=288)] = 4
+    """Runs that alerts start within any 24 hours; more wait."""
+    min_new_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows that have to have landed since the last training; with fewer, an alert waits."""
+    stop_after_rejections: Annotated[int, Field(ge=1, le=100)] = 5
+    """So many challengers in a row that were not promoted stop retraining on drift: a person has to look."""
+    resume_after: Duration = timedelta(days=7)
+    """After this long without a run for an alert one is let through again; the next rejection stops it anew."""
+    give_up_after: Duration = timedelta(days=7)
+    """An alert that has waited so long is refused."""
 
 
 class NewDataTrigger(SpecPart):
