@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 PAGES_PREFIX: Final = "/perennial"
 """Where the plugin's web application is mounted in Airflow's web server."""
+WEBHOOK_PREFIX: Final = f"{PAGES_PREFIX}/v1"
+"""Where its webhook takes alerts."""
 PAGE_KINDS: Final = ("validations", "decisions", "rollouts", "monitoring")
 """Folders of the store whose pages are served."""
 

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perennial.domain.alert import Outcome
 
 
 class PerennialError(Exception):
@@ -98,6 +102,22 @@ class SmokeTestError(TerminalError):
     """A model, tried out before it serves, does not load or does not give the predictions that it should."""
 
 
+class WebhookRefusedError(TerminalError):
+    """The webhook does not take a message as it is, or what answered is no webhook of ours."""
+
+
+class AlertConflictError(TerminalError):
+    """An alert's id was used before, for an alert that says something else; `outcome` is that one's, None: not yet."""
+
+    def __init__(self, message: str, *, outcome: Outcome | None = None) -> None:
+        self.outcome = outcome
+        super().__init__(message)
+
+
+class UndecodableError(TerminalError):
+    """An object is not what its name says: half of it, or something else."""
+
+
 class NotFoundError(TerminalError):
     """An object, run or version that a reference names does not exist."""
 
@@ -112,6 +132,10 @@ class RegistryUnavailableError(TransientError):
 
 class DeployerUnavailableError(TransientError):
     """What serves the models (SageMaker, Kubernetes) did not answer, or is busy with an earlier change."""
+
+
+class WebhookUnavailableError(TransientError):
+    """The webhook did not answer, or asked to try again later."""
 
 
 class LockTimeoutError(TransientError):

@@ -203,6 +203,20 @@ class ModelRegistry(Protocol):
         """Where a person looks at the run."""
         ...
 
+    def log_monitoring(self, model: str, *, at: datetime, step: int, metrics: Mapping[str, float]) -> str:
+        """Add a point of time to the model's monitoring run of that month; the run's id.
+
+        One run a model and calendar month (UTC), named `monitoring <model> <yyyy-mm>`, made when it is needed. The same
+        values of the same `step` again change nothing.
+
+        Args:
+            model: its name.
+            at: the point in time, aware.
+            step: its number, the larger the later.
+            metrics: finite values by name.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:

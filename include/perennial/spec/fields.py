@@ -6,9 +6,16 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 DURATION_PATTERN: Final = r"^(\d+)(s|m|h|d|w)$"
+_CRON_FIELDS: Final = (
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day of the month", 1, 31),
+    ("month", 1, 12),
+    ("day of the week", 0, 7),
+)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -57,3 +64,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Column = Annotated[str, Field(min_length=1, max_length=255)]
 Columns = Annotated[tuple[Column, ...], Field(strict=False)]
 """YAML has lists only, so a list is taken for a tuple here."""
+
+
+def _five_cron_fields(value: str) -> str:
+    if not re.fullmatch(r"(?:[\d*/,A-Za-z#L-]+\s+){4}[\d*/,A-Za-z#L-]+", value.strip()):
+        raise ValueError("a cron expression has five fields, such as '0 2 * * *' for 02:00 UTC each night")
+    for (name, low, high), text in zip(_CRON_FIELDS, value.split(), strict=False):
+        wrong = [found for found in re.findall(r"(?<![/#\d])\d+", text) if not low <= int(found) <= high]
+        if wrong:
+            raise ValueError(f"{name} {wrong[0]} must be between {low} and {high}")
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_five_cron_fields)]
+"""Cron expression of five fields, in UTC."""

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from perennial.spec.fields import Columns, Duration, SpecPart
+from perennial.spec.fields import Columns, Cron, Duration, SpecPart
 
 MIN_WINDOW: Final = timedelta(seconds=10)
 MAX_WINDOW: Final = timedelta(days=31)
@@ -98,10 +98,14 @@ Notice = Annotated[SlackNotice | EmailNotice | WebhookNotice, Field(discriminato
 class Monitoring(SpecPart):
     """What `perennial__<model>__monitor` does; it reads the prediction log."""
 
-    schedule: str | None = "10 * * * *"
-    """Cron expression of five fields, in UTC; each run looks at all windows that have ended since the last one."""
+    schedule: Cron | None = "10 * * * *"
+    """Each run looks at all windows that have ended since the last one."""
     window: Duration = timedelta(days=1)
     """Length of a window. Windows lie on a grid that begins at 1970-01-01T00:00:00Z."""
+    reference_window: Duration | None = None
+    """Length of the stretches of the training data whose differences are natural: a column has to differ by more. None:
+    as `window`. Something else only where a window's requests are not about a window's worth of the data's time, as in
+    a replay."""
     min_rows: Annotated[int, Field(ge=1)] = 500
     """A window with fewer rows is reported, and not judged."""
     label_delay: Duration | None = None
@@ -115,9 +119,9 @@ class Monitoring(SpecPart):
     notify: Annotated[tuple[Notice, ...], Field(strict=False, max_length=20)] = ()
     """Who is told of an alert, besides the webhook that may start a run."""
 
-    @field_validator("window")
+    @field_validator("window", "reference_window")
     @classmethod
-    def _can_be_looked_at(cls, value: timedelta) -> timedelta:
-        if not MIN_WINDOW <= value <= MAX_WINDOW:
+    def _can_be_looked_at(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and not MIN_WINDOW <= value <= MAX_WINDOW:
             raise ValueError(f"must be 10s to {MAX_WINDOW.days}d")
         return value

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from perennial.domain.metric_names import METRICS
-from perennial.spec.fields import Column, Columns, Duration, SpecPart
-
-_CRON_FIELDS: Final = (
-    ("minute", 0, 59),
-    ("hour", 0, 23),
-    ("day of the month", 1, 31),
-    ("month", 1, 12),
-    ("day of the week", 0, 7),
-)
+from perennial.spec.fields import Column, Columns, Cron, Duration, SpecPart
 
 
 class Windows(SpecPart):
@@ -257,7 +248,8 @@ class DriftTrigger(SpecPart):
     min_new_rows: Annotated[int, Field(ge=0)] = 0
     """Rows that have to have landed since the last training; with fewer, an alert waits."""
     stop_after_rejections: Annotated[int, Field(ge=1, le=100)] = 5
-    """So many challengers in a row that were not promoted stop retraining on drift: a person has to look."""
+    """So many challengers that alerts trained, none promoted and no promotion in between, stop retraining on drift: a
+    person has to look. Those of the schedule do not count: night for night, most find nothing better."""
     resume_after: Duration = timedelta(days=7)
     """After this long without a run for an alert one is let through again; the next rejection stops it anew."""
     give_up_after: Duration = timedelta(days=7)
@@ -274,8 +266,7 @@ class NewDataTrigger(SpecPart):
 class Triggers(SpecPart):
     """What starts a run by itself; a person may always."""
 
-    schedule: str | None = None
-    """Cron expression of five fields, in UTC."""
+    schedule: Cron | None = None
     on_new_data: bool | NewDataTrigger = False
     """`true` stands for `{quiet: 30s}`."""
     on_drift: DriftTrigger | None = None
@@ -286,14 +277,3 @@ class Triggers(SpecPart):
         if isinstance(self.on_new_data, NewDataTrigger):
             return self.on_new_data
         return NewDataTrigger() if self.on_new_data else None
-
-    @field_validator("schedule")
-    @classmethod
-    def _five_cron_fields(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(?:[\d*/,A-Za-z#L-]+\s+){4}[\d*/,A-Za-z#L-]+", value.strip()):
-            raise ValueError("a cron expression has five fields, such as '0 2 * * *' for 02:00 UTC each night")
-        for (name, low, high), text in zip(_CRON_FIELDS, (value or "").split(), strict=False):
-            wrong = [found for found in re.findall(r"(?<![/#\d])\d+", text) if not low <= int(found) <= high]
-            if wrong:
-                raise ValueError(f"{name} {wrong[0]} must be between {low} and {high}")
-        return value

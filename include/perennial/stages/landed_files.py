@@ -83,8 +83,8 @@ class LandedFiles:
         new: dict[str, ObjectInfo] = {}
         for info in self._store.list(landing):
             key = info.uri.removeprefix(landing)
-            waiting = _not_yet(key, info, self._spec.data.settle, now)
-            if _hidden(key) or info.uri.startswith(f"{self._root}/"):
+            waiting = not_yet(key, info, self._spec.data.settle, now)
+            if is_hidden(key) or info.uri.startswith(f"{self._root}/"):
                 continue
             if waiting is not None:
                 self._waiting.append(waiting)
@@ -168,11 +168,12 @@ class LandedFiles:
         _log.info("%s %s snapshot: " + message, self._spec.name, self._run_id, *values)
 
 
-def _hidden(key: str) -> bool:
+def is_hidden(key: str) -> bool:
+    """Whether the name is one that Hive and Spark give to what is not data."""
     return any(part.startswith(("_", ".")) for part in key.split("/"))
 
 
-def _not_yet(key: str, info: ObjectInfo, settle: timedelta, now: datetime) -> UnusableFile | None:
+def not_yet(key: str, info: ObjectInfo, settle: timedelta, now: datetime) -> UnusableFile | None:
     """Why the file is left alone for now, as far as the listing tells."""
     if key.lower().endswith(UNFINISHED_SUFFIXES):
         detail = "its name is that of an unfinished file; writers rename it when it is complete"

@@ -3,6 +3,7 @@
 from perennial.testing.clock import FixedClock
 from perennial.testing.deployer import MemoryDeployer
 from perennial.testing.registry import MemoryRegistry
+from perennial.testing.starter import MemoryStarter
 from perennial.testing.store import FolderStore
 
-__all__ = ["FixedClock", "FolderStore", "MemoryDeployer", "MemoryRegistry"]
+__all__ = ["FixedClock", "FolderStore", "MemoryDeployer", "MemoryRegistry", "MemoryStarter"]
