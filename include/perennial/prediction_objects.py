@@ -9,6 +9,7 @@ The scoring service writes them: what the columns mean is said in `perennial.ser
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+_log = logging.getLogger(__name__)
 PARQUET_TYPE: Final = "application/vnd.apache.parquet"
 SUFFIX: Final = ".parquet"
 _READERS: Final = 16
@@ -43,7 +45,18 @@ def feature_column(name: str) -> str:
 
 def predictions_path(model: str, at: datetime, version: str) -> str:
     """Below the store's root: the folder of the requests of one UTC day to one version."""
-    return f"predictions/{model}/day={at.astimezone(UTC):%Y-%m-%d}/version={version}/"
+    return f"{_day_path(model, at)}version={version}/"
+
+
+def prediction_objects(store: ObjectStore, root: str, model: str, during: Interval) -> Iterator[tuple[str, ObjectInfo]]:
+    """Each object that may hold requests of [start, end), with the version that was asked."""
+    since = _written_since(during)
+    for day in _days(during):
+        folder = f"{root}/{_day_path(model, day)}"
+        for info in store.list(folder):
+            version, slash, _ = info.uri.removeprefix(f"{folder}version=").partition("/")
+            if slash and info.uri.endswith(SUFFIX) and info.modified >= since:
+                yield version, info
 
 
 def labels_path(model: str, at: datetime) -> str:
@@ -92,6 +105,8 @@ def read_labels(
 ) -> pd.DataFrame:
     """Labels that came within [start, end) of `received_at`, in no order; empty if there are none.
 
+    What cannot be read is left out, with a warning in the log.
+
     Args:
         store: where they lie.
         root: `s3://bucket/prefix`; what was sent to the scoring service.
@@ -100,7 +115,7 @@ def read_labels(
         landing: `s3://bucket/folder/`, the spec's `deployment.log.labels`: files of others, besides.
     """
     folders = (f"{root}/{labels_path(model, day)}" for day in _days(during))
-    tables = list(_read(store, folders, during, None))
+    tables = list(_read(store, folders, during, None, leave_out_broken=True))
     if landing is not None:
         tables.extend(landed_labels(store, landing, during, _CACHE))
     kept = [_during(table, "received_at", during) for table in tables]
@@ -123,6 +138,15 @@ def joined(predictions: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     return predictions.merge(last.rename(columns={"received_at": "labelled_at"}), on=_KEYS, how="inner", validate="m:1")
 
 
+def _day_path(model: str, at: datetime) -> str:
+    return f"predictions/{model}/day={at.astimezone(UTC):%Y-%m-%d}/"
+
+
+def _written_since(during: Interval) -> datetime:
+    """What was written before the stretch began holds nothing of it; clocks may be a minute apart."""
+    return during.start - timedelta(minutes=1)
+
+
 def _days(during: Interval) -> Iterator[datetime]:
     day = during.start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     while day < during.end:
@@ -131,15 +155,30 @@ def _days(during: Interval) -> Iterator[datetime]:
 
 
 def _read(
-    store: ObjectStore, folders: Iterator[str], during: Interval, columns: tuple[str, ...] | None
+    store: ObjectStore,
+    folders: Iterator[str],
+    during: Interval,
+    columns: tuple[str, ...] | None,
+    *,
+    leave_out_broken: bool = False,
 ) -> Iterator[pa.Table]:
     """The folders' objects that may hold rows of the stretch, in the order of the listing."""
-    # What was written before the stretch began holds nothing of it; clocks may be a minute apart.
-    since = during.start - timedelta(minutes=1)
+    import pyarrow as pa
+
+    def read(info: ObjectInfo) -> pa.Table | None:
+        try:
+            return _CACHE.get(info, columns, partial(_table, store, info, columns))
+        except (pa.ArrowInvalid, OSError) as error:  # a store without atomic puts keeps half of what a crash cut off
+            if not leave_out_broken:
+                raise
+            _log.warning("%s is left out, it is no Parquet file: %s", info.uri, error)
+            return None
+
+    since = _written_since(during)
     listed = (info for folder in folders for info in store.list(folder))
     infos = [info for info in listed if info.uri.endswith(SUFFIX) and info.modified >= since]
     with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(lambda info: _CACHE.get(info, columns, partial(_table, store, info, columns)), infos)
+        yield from (table for table in pool.map(read, infos) if table is not None)
 
 
 def _table(store: ObjectStore, info: ObjectInfo, columns: tuple[str, ...] | None) -> pa.Table:

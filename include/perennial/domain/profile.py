@@ -6,10 +6,51 @@ same bins, so that no training data is needed to compare, and parts of a window 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, TypeAdapter
+
+MaybeNan = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""JSON has no NaN: null stands for it in the store."""
+
+
+class _Stored:
+    """Base: to and from the JSON object that lies in the store."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; null for what is not finite."""
+        return _finite(asdict(self))  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: fields are missing, of another type, or do not fit together.
+        """
+        found: Self = TypeAdapter(cls).validate_python(dict(values))
+        return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_counts(column: str, counts: Sequence[int], length: int) -> None:
+    if len(counts) != length or min(counts, default=0) < 0:
+        raise ValueError(f"{column}: expected {length} counts of 0 or more, got {list(counts)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +65,26 @@ class NumberProfile:
     """Reference rows by bin, b of them."""
     missing: int
     """Null or NaN."""
-    mean: float
+    mean: MaybeNan
     """Of the finite values, as are the three below; NaN if there is none."""
     spread: float
-    """The unit of distances: the standard deviation; 0 for a constant."""
-    lowest: float
-    highest: float
-    means: tuple[float, ...]
-    """Of the reference's values in each bin; the bin's edge where it is empty."""
+    """The unit of distances: the standard deviation; 0 for a constant, and where there is no value."""
+    lowest: MaybeNan
+    highest: MaybeNan
+    means: tuple[MaybeNan, ...]
+    """Of the reference's finite values in each bin; NaN if there is none at all."""
     varies_by: float = 0.0
-    """What the column's effect is of a stretch of the reference against all of it, as long as a monitoring window: the
-    95th percentile. 0: not known."""
+    """What `perennial.domain.drift.least_effect` rarely is above for a stretch of the reference as long as a monitoring
+    window: see `rarely_exceeded` there. 0: not known."""
+    missing_varies_by: float = 0.0
+    """The same with `least_missing_change`."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self.column, self.counts, len(self.edges) + 1)
+        if len(self.means) != len(self.counts):
+            raise ValueError(f"{self.column}: {len(self.means)} means of {len(self.counts)} bins")
+        if not all(low < high for low, high in pairwise(self.edges)):
+            raise ValueError(f"{self.column}: edges must increase, got {list(self.edges)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +101,11 @@ class CategoryProfile:
     missing: int
     varies_by: float = 0.0
     """As a number's."""
+    missing_varies_by: float = 0.0
+    """As a number's."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self.column, self.counts, len(self.levels))
 
 
 ColumnProfile = NumberProfile | CategoryProfile
@@ -61,17 +116,20 @@ class ColumnCounts:
     """A stretch of rows, counted as one `ColumnProfile` says."""
 
     counts: NDArray[np.int64]
-    """Numbers: (b,) by bin. Categories: (k + 1,) by level, the last one of all that the profile does not name."""
+    """Rows that are not missing. Numbers: (b,) by bin, texts among them in the last one. Categories: (k + 1,) by level,
+    the last one of all that the profile does not name."""
     missing: int
     total: float = 0.0
     """Numbers: sum of the finite values."""
     unseen: int = 0
     """Rows that have no like in the reference: numbers outside [lowest, highest], infinite ones among them, or texts
     where there should be numbers; categories outside `levels` when the reference has no others."""
+    unreadable: int = 0
+    """Numbers: infinite ones and texts, which are part of `unseen`. Categories: 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(_Stored):
     """The features of a training."""
 
     model: str
@@ -93,7 +151,7 @@ class SliceProfile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HoldoutProfile:
+class HoldoutProfile(_Stored):
     """How a model scored on the holdout that it was judged on."""
 
     model: str
@@ -104,18 +162,27 @@ class HoldoutProfile:
     """Of the predictions: of a regression one, `prediction`; of a binary classification one, the probability of the
     second class, `score`; of several classes one each, named as the class."""
     performance: tuple[MetricValue, ...]
+    """The evaluation's own figures."""
+    confidence: float
+    """Of their intervals, two-sided, in (0, 1)."""
     calibration: tuple[Calibration, ...] = ()
     """From scores to frequencies, one for each of `scores`; empty for a regression."""
+    classes: tuple[str | int | float | bool, ...] = ()
+    """What the model's labels are called, in the order of its probabilities; empty for a regression."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricValue:
-    """A metric with its 95 % confidence interval; low and high are None where there is none."""
+    """A metric with its confidence interval; low and high are None where there is none."""
 
     metric: str
     value: float
     low: float | None
     high: float | None
+    varies_by: float = 0.0
+    """By how much stretches of the holdout as long as a monitoring window are surely worse than the whole: the better
+    end of their own 95 % interval, as `perennial.domain.drift.rarely_exceeded` sums up. Of the primary metric; 0: not
+    known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from perennial.stages.frames import arrow_table, load_manifest
 from perennial.stages.holdout import Holdout
 from perennial.stages.judged_champion import JudgedChampion, judged_champion
 from perennial.stages.match import Glass, Match, score_match, set_up_match
+from perennial.stages.profiles import write_holdout_profile
 from perennial.stages.scoring import Loaded, Scores
 from perennial.stages.slices import coded, measure_fairness, measure_slices
 from perennial.stages.units import units_of
@@ -75,6 +76,8 @@ def evaluate_models(
         scores = score_match(spec, match, champion, glass)
         result = measure(spec, match, scores, challenger, champion, notes=glass.notes)
         store.write(f"{folder}/scores.parquet", _scores_file(spec, match.holdout, scores), content_type=_PARQUET)
+        fingerprint = challenger.fingerprint
+        write_holdout_profile(store, root, spec, fingerprint, match.holdout.frame, scores, result)
         put_once(store, f"{folder}/evaluation.json", canonical_json(asdict(result)))
     reference = _reference(store, folder, match.holdout)
     _log.info("%s %s evaluate: %d rows, %s", spec.name, request.run_id, reference.rows, reference.uri)

@@ -13,7 +13,7 @@ from perennial.domain.fingerprint import sha256_of
 from perennial.domain.manifest import Manifest, ManifestFile
 from perennial.domain.references import SnapshotRef
 from perennial.domain.times import Interval
-from perennial.errors import IntegrityError, NotFoundError, StoreUnavailableError, TerminalError
+from perennial.errors import IntegrityError, NotFoundError, StoreUnavailableError, TerminalError, UndecodableError
 from perennial.ports import ObjectStore
 from perennial.stages.parquet_footer import group_span, moment, utc_times
 
@@ -113,7 +113,7 @@ def newest_time(store: ObjectStore, uri: str, size_bytes: int, *, time_column: s
 
     limit = pa.scalar(until, pa.timestamp("us", "UTC"))
     newest: list[int] = []
-    with _opened(store, uri, size_bytes) as file:
+    with opened(store, uri, size_bytes) as file:
         spans = [group_span(file.metadata, group, time_column) for group in range(file.metadata.num_row_groups)]
         groups = [group for group, span in enumerate(spans) if span is None or span[0] <= until]
         for batch in file.iter_batches(row_groups=groups, columns=[time_column]):
@@ -132,13 +132,13 @@ def _read_table(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    with _opened(store, uri, size_bytes) as file:
+    with opened(store, uri, size_bytes) as file:
         missing = [name for name in names if name not in file.schema_arrow.names]
         if missing:
             raise TerminalError(
                 f"{uri} has no column {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}"
             )
-        groups = _groups_within(file.metadata, interval, time_column)
+        groups = groups_within(file.metadata, interval, time_column)
         # Files are read side by side; threads within one would only add to them.
         table = file.read_row_groups(groups, columns=names, use_threads=size_bytes > WHOLE_BYTES).select(names)
     arrays = {name: _plain(table[name]) for name in names}
@@ -150,7 +150,8 @@ def _read_table(
     return table if pc.all(inside).as_py() is True else table.filter(inside)
 
 
-def _groups_within(metadata: pq.FileMetaData, interval: Interval, time_column: str) -> list[int]:
+def groups_within(metadata: pq.FileMetaData, interval: Interval, time_column: str) -> list[int]:
+    """The row groups that may hold rows of the interval, as far as their statistics tell."""
     spans = [group_span(metadata, group, time_column) for group in range(metadata.num_row_groups)]
     return [
         group
@@ -177,7 +178,23 @@ def _plain(column: Any) -> Any:
 
 
 @contextmanager
-def _opened(store: ObjectStore, uri: str, size_bytes: int) -> Iterator[pq.ParquetFile]:
+def opened(
+    store: ObjectStore, uri: str, size_bytes: int, *, dictionaries: Sequence[str] = ()
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of the store, for reading; small ones are fetched at once.
+
+    Args:
+        store: holds it.
+        uri: of the object.
+        size_bytes: as it was listed.
+        dictionaries: columns whose texts are to be read as codes; those that it lacks do not matter.
+
+    Raises:
+        NotFoundError: it is gone.
+        StoreUnavailableError: the store does not answer.
+        UndecodableError: it is no Parquet file.
+        TerminalError: we are not allowed to read it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,13 +205,16 @@ def _opened(store: ObjectStore, uri: str, size_bytes: int) -> Iterator[pq.Parque
                 source = pa.BufferReader(stream.read())
         else:
             source = filesystem.open_input_file(path)
-        with source, pq.ParquetFile(source, pre_buffer=True) as file:
-            yield file
+        with source:
+            facts = pq.read_metadata(source) if dictionaries else None
+            texts = [] if facts is None else [name for name in dictionaries if name in facts.schema.names]
+            with pq.ParquetFile(source, metadata=facts, pre_buffer=True, read_dictionary=texts) as file:
+                yield file
     except FileNotFoundError as error:
         raise NotFoundError(f"{uri} is gone from the store; a new run copies it again from the landing zone") from error
     except (OSError, pa.ArrowException) as error:
         if "AWS Error" not in str(error):
-            raise TerminalError(f"{uri} cannot be decoded as Parquet: {error}") from error
+            raise UndecodableError(f"{uri} cannot be decoded as Parquet: {error}") from error
         if "ACCESS_DENIED" in str(error):
             raise TerminalError(f"{uri}: the credentials do not allow s3:GetObject there: {error}") from error
         raise StoreUnavailableError(f"cannot read {uri}: {error}") from error

@@ -18,6 +18,7 @@ from perennial.spec.model import ModelSpec
 from perennial.stages.estimator import build_estimator
 from perennial.stages.frames import load_manifest, read_frame
 from perennial.stages.keys import write_training_keys
+from perennial.stages.profiles import write_training_profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,8 @@ def train_challenger(
 ) -> ModelRef:
     """The model of this (snapshot, spec, parameters, code, seed): found if it was trained before, else fitted now.
 
-    The hashes of the training rows' keys are written before the model is logged, so that a model that can be found
-    can also be compared fairly.
+    The hashes of the training rows' keys, and their profile, are written before the model is logged, so that a model
+    that can be found can also be compared fairly, and monitored.
 
     Raises:
         RequestError: parameter overrides that the spec does not allow.
@@ -62,6 +63,7 @@ def train_challenger(
     frame = read_frame(store, manifest, columns, window, time_column=spec.data.time_column)
     _check(spec, frame, str(window))
     _, keys_sha256 = write_training_keys(store, root, spec, fingerprint, frame)
+    write_training_profile(store, root, spec, fingerprint, frame)
     estimator = _fit(spec, build_estimator(spec, params, import_roots), frame)
     example = frame[list(spec.data.feature_columns)].head(_EXAMPLE_ROWS)
     return registry.log_training(
