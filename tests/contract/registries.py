@@ -56,6 +56,10 @@ class Place(Protocol):
         """A version that is none of Perennial's."""
         ...
 
+    def monitored(self, model: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """By monitoring run's name and metric the points, (step, value), as a person finds them."""
+        ...
+
 
 @dataclass
 class Memory:
@@ -79,6 +83,14 @@ class Memory:
 
     def register_by_hand(self, model: str) -> str:
         return self.registry.register_by_hand(model)
+
+    def monitored(self, model: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for run, steps in self.registry.monitoring.items():
+            for step, metrics in sorted(steps.items()) if model in run.split() else ():
+                for name, value in metrics.items():
+                    found.setdefault(run, {}).setdefault(name, []).append((step, value))
+        return found
 
 
 @dataclass
@@ -122,6 +134,17 @@ class Mlflow:
         if not self.client.search_registered_models(f"name = '{model}'"):
             self.client.create_registered_model(model)
         return str(self.client.create_model_version(model, source="s3://elsewhere/model").version)
+
+    def monitored(self, model: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        experiment = self.client.get_experiment_by_name(f"perennial/{model}")
+        assert experiment is not None
+        return {
+            str(run.info.run_name): {
+                name: [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, name)]
+                for name in run.data.metrics
+            }
+            for run in self.client.search_runs([experiment.experiment_id])
+        }
 
 
 def free_port() -> int:

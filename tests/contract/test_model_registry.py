@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -258,6 +258,32 @@ def _server_that_says(body: bytes) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_monitoring_of_a_month_is_one_run_and_the_same_point_twice_is_one(place: Place, model: str) -> None:
+    registry, november = place.registry, datetime(2026, 11, 30, 23, tzinfo=UTC)
+    metrics = {"service/error_rate": 0.125, "data_drift/temp": 1.5}
+    first = registry.log_monitoring(model, at=november, step=7, metrics=metrics)
+    assert registry.log_monitoring(model, at=november, step=7, metrics=metrics) == first
+    assert registry.log_monitoring(model, at=november + timedelta(minutes=30), step=8, metrics={"rows": 5.0}) == first
+    second = registry.log_monitoring(model, at=november + timedelta(hours=1), step=9, metrics={"rows": 6.0})
+    assert second != first
+    assert place.monitored(model) == {
+        f"monitoring {model} 2026-11": {**{name: [(7, value)] for name, value in metrics.items()}, "rows": [(8, 5.0)]},
+        f"monitoring {model} 2026-12": {"rows": [(9, 6.0)]},
+    }
+
+
+def test_monitoring_beyond_what_one_request_takes_is_logged_whole(place: Place, model: str) -> None:
+    metrics = {f"data_drift/column {number}": float(number) for number in range(1100)}
+    place.registry.log_monitoring(model, at=datetime(2026, 11, 1, tzinfo=UTC), step=1, metrics=metrics)
+    (found,) = place.monitored(model).values()
+    assert len(found) == 1100
+
+
+def test_monitoring_run_is_no_training(registry: Registry, model: str) -> None:
+    registry.log_monitoring(model, at=datetime(2026, 11, 1, tzinfo=UTC), step=1, metrics={"rows": 1.0})
+    assert registry.find_training(model, "f" * 64) is None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from perennial.adapters.mlflow_tags import (
     DIGEST,
     FILES,
     FINGERPRINT,
+    MONITORING,
     TRUSTED_TYPES,
     reference_from,
     registered_version,
@@ -59,6 +61,8 @@ _ALIAS_ENDPOINT: Final = "/api/2.0/mlflow/registered-models/alias"
 _ALIAS_TIMEOUT_S: Final = 5
 """For the connection, and again for the answer: within the 5 s that `perennial.lock` keeps of a lease and the 10 s that
 others then wait."""
+_MOST_METRICS: Final = 1000
+"""In one request; MLflow refuses more."""
 _log = logging.getLogger(__name__)
 
 
@@ -298,6 +302,37 @@ class MlflowRegistry:
         with mlflow_answers(f"find run {run_id}"):
             experiment_id = self._client.get_run(run_id).info.experiment_id
         return f"{without_credentials(self._uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def log_monitoring(self, model: str, *, at: datetime, step: int, metrics: Mapping[str, float]) -> str:
+        """The month's oldest run, so that two that were made at once agree afterwards.
+
+        MLflow's tracking store leaves a metric out that it has already, with this step, time and value.
+        """
+        moment = at.astimezone(UTC)
+        with mlflow_answers(f"log the monitoring of {model}"):
+            run_id = self._monitoring_run(model, f"{moment:%Y-%m}")
+            points = [Metric(name, value, int(moment.timestamp() * 1000), step) for name, value in metrics.items()]
+            for start in range(0, len(points), _MOST_METRICS):
+                self._client.log_batch(run_id, metrics=points[start : start + _MOST_METRICS])
+        return run_id
+
+    def _monitoring_run(self, model: str, month: str) -> str:
+        experiment_id = self._experiment(model)
+
+        def oldest() -> str | None:
+            found = self._client.search_runs(
+                [experiment_id],
+                filter_string=f"tags.`{MONITORING}` = '{month}'",
+                order_by=["attributes.start_time ASC"],
+                max_results=1,
+            )
+            return str(found[0].info.run_id) if found else None
+
+        if (known := oldest()) is not None:
+            return known
+        made = self._client.create_run(experiment_id, run_name=f"monitoring {model} {month}", tags={MONITORING: month})
+        self._client.set_terminated(made.info.run_id, "FINISHED")  # nobody ends it later; it still takes metrics
+        return oldest() or str(made.info.run_id)
 
     def _experiment(self, model: str) -> str:
         name = _experiment_name(model)

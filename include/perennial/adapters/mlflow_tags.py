@@ -19,6 +19,8 @@ FILES: Final = f"{PREFIX}files"
 """Of a logged model: `perennial.domain.artifact.record_of` its files."""
 TRUSTED_TYPES: Final = f"{PREFIX}trusted_types"
 """Of a logged model: JSON list of the types that skops may load."""
+MONITORING: Final = f"{PREFIX}monitoring"
+"""Of a run that holds what the monitor saw: the month, such as `2026-11`."""
 _FIELDS: Final = tuple(ModelRef.__dataclass_fields__)
 _TIMES: Final = ("training_start", "training_end")
 

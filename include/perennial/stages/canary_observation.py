@@ -121,7 +121,7 @@ def _served(
     if labels is None:
         return Served(**served)
     found = joined(labelled[labelled["error"].isna()], labels)
-    found = found.assign(label=_labels(found["label"], classes)).dropna(subset="label")
+    found = found.assign(label=label_positions(found["label"], classes)).dropna(subset="label")
     return Served(
         **served,
         labels=found["label"].to_numpy(dtype=np.float64),
@@ -129,8 +129,13 @@ def _served(
     )
 
 
-def _labels(given: pd.Series, classes: Sequence[Any]) -> pd.Series:
-    """Numbers, of a classification the classes' positions; NaN for what is none: anybody may send a label."""
+def label_positions(given: pd.Series, classes: Sequence[Any]) -> pd.Series:
+    """Labels as numbers, of a classification the classes' positions; NaN for what is none: anybody may send a label.
+
+    Args:
+        given: labels as they were read.
+        classes: what they are called, in the order of the predicted probabilities; empty for a regression.
+    """
     import pandas as pd
 
     if not any(isinstance(name, str) for name in classes):

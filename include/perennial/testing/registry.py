@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,8 @@ class MemoryRegistry:
         """Metrics and tags by run id."""
         self.texts: dict[str, dict[str, str]] = {}
         """Text files by run id and path."""
+        self.monitoring: dict[str, dict[int, dict[str, float]]] = {}
+        """Metrics by monitoring run's name and step."""
         self.files: dict[str, dict[str, bytes]] = {}
         """Files of each model by uri and path; a test may change them."""
         self._records: dict[str, str] = {}
@@ -184,6 +187,12 @@ class MemoryRegistry:
     def run_url(self, run_id: str) -> str:
         """A made-up page."""
         return f"memory://runs/{run_id}"
+
+    def log_monitoring(self, model: str, *, at: datetime, step: int, metrics: Mapping[str, float]) -> str:
+        """Keep it; the same again replaces it."""
+        name = f"monitoring {model} {at.astimezone(UTC):%Y-%m}"
+        self.monitoring.setdefault(name, {}).setdefault(step, {}).update(metrics)
+        return name
 
 
 def _opened(model: ModelRef, contents: Mapping[str, bytes], record: str | None) -> LoadedModel:

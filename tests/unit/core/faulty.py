@@ -10,7 +10,10 @@ from typing import Any, Final
 from perennial.errors import RegistryUnavailableError, StoreUnavailableError
 
 STORE_EFFECTS: Final = ("write", "upload", "download", "delete")
-REGISTRY_EFFECTS: Final = ("log_training", "register", "tag_version", "log_text", "point_alias", "annotate")
+REGISTRY_EFFECTS: Final = (
+    *("log_training", "register", "tag_version", "log_text", "point_alias", "annotate"),
+    "log_monitoring",
+)
 STORE_CALLS: Final = (*STORE_EFFECTS, "list", "head", "read")
 REGISTRY_READS: Final = ("find_training", "open_model", "champion", "champion_version", "version", "version_tags")
 REGISTRY_CALLS: Final = (*REGISTRY_EFFECTS, *REGISTRY_READS, "load", "run_url")

@@ -17,7 +17,7 @@ from perennial.errors import StoreUnavailableError
 from perennial.serving.labels import Label, LabelLog
 from perennial.spec.deployment import Log
 from perennial.spec.model import ModelSpec
-from perennial.stages.canary_observation import _labels, observe, scores_of
+from perennial.stages.canary_observation import label_positions, observe, scores_of
 from perennial.testing import FixedClock
 from tests.unit.core.serving.logged import NOON, ROOT, FaultyStore, request, started
 from tests.unit.core.test_spec_loader import VALID
@@ -204,9 +204,9 @@ def test_label_that_is_none_of_the_classes_counts_for_nothing(world: World, garb
 
 def test_labels_of_a_regression_that_are_no_numbers_count_for_nothing() -> None:
     given = pd.Series(["1.5", "spam", "1e999"])
-    assert _labels(given, ()).dropna().tolist() == [1.5]
+    assert label_positions(given, ()).dropna().tolist() == [1.5]
 
 
 def test_label_of_a_model_whose_classes_are_true_and_false_is_sent_as_a_number() -> None:
-    assert _labels(pd.Series([0.0, 1.0, 2.0]), (False, True)).tolist()[:2] == [0.0, 1.0]
-    assert _labels(pd.Series([2.0]), (False, True)).isna().all()
+    assert label_positions(pd.Series([0.0, 1.0, 2.0]), (False, True)).tolist()[:2] == [0.0, 1.0]
+    assert label_positions(pd.Series([2.0]), (False, True)).isna().all()

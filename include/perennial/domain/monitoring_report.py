@@ -1,0 +1,225 @@
+"""What a window's findings come to: alarms folded, history carried on, and the words for people. Pure.
+
+The report is a JSON object, which `perennial.reports.monitoring_page` shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from perennial.domain.alarm import AlarmRules, AlarmState, WindowVerdict, fold
+from perennial.domain.alert import MAX_EVIDENCE_BYTES, Alert, one_line
+from perennial.domain.fingerprint import canonical_json
+from perennial.domain.json_values import json_ready
+from perennial.domain.times import format_time, parse_time
+from perennial.domain.wording import counted
+
+FORMAT: Final = 1
+HISTORY: Final = 60
+"""Windows that a report tells of."""
+RETRAINING: Final = ("data_drift", "prediction_drift", "performance", "estimated_performance")
+"""Signals that may start a run; the others are for people only."""
+SIGNALS: Final = (*RETRAINING, "service", "skew")
+_MOST_EVIDENCE: Final = 10
+_RECENT: Final = 6
+"""Looks at a signal that are told at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one window says of one signal."""
+
+    verdict: WindowVerdict
+    says: str
+    """Whole sentences, of one line."""
+    why_not: str = ""
+    """Why it is not judged, a sentence; empty: it is."""
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    """What is beyond its limit, each with its `name` as in the verdict, JSON-ready but for NaN; goes with an alert."""
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """What each part of a report begins with."""
+        return {
+            "judged": self.verdict.enough,
+            "why_not": self.why_not,
+            "beyond": self.verdict.enough and bool(self.verdict.beyond),
+            "strength": self.verdict.strength,
+            "says": self.says,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """The alarms after a window; JSON-ready but for the states."""
+
+    signals: tuple[dict[str, Any], ...]
+    """One a signal, in the order of `SIGNALS`."""
+    states: Mapping[str, AlarmState]
+    alerts: tuple[dict[str, Any], ...]
+    """Open ones, with `opened_now`."""
+    closed: tuple[dict[str, Any], ...]
+    """Those that this window ended."""
+
+
+def fold_signals(findings: Mapping[str, Finding], before: Mapping[str, Any] | None, rules: AlarmRules) -> Folded:
+    """Fold a window's findings into the alarms.
+
+    Args:
+        findings: by signal, all of `SIGNALS`.
+        before: the report of the window before; None: there is none.
+        rules: when a signal becomes an alert.
+
+    Raises:
+        ValueError: the report before holds states that are none.
+    """
+    known = {} if before is None else before["states"]
+    earlier = {} if before is None else {each["signal"]: each for each in before["signals"]}
+    was_open = {} if before is None else {each["signal"]: each for each in before["alerts"]}
+    signals, states, alerts, closed = [], {}, [], []
+    for signal in SIGNALS:
+        finding = findings[signal]
+        state = AlarmState.from_dict(known[signal]) if signal in known else AlarmState(signal=signal)
+        state, opened, ended = fold(state, finding.verdict, rules)
+        states[signal] = state
+        recent = [*earlier.get(signal, {}).get("recent", ()), _look(finding)][-max(rules.of, _RECENT) :]
+        signals.append(_signal(signal, finding, state, recent, rules))
+        if ended and signal in was_open:
+            closed.append({**was_open[signal], "opened_now": False})
+        if opened:
+            alerts.append(_alert(signal, finding, state, recent, rules))
+        elif state.is_open and signal in was_open:
+            alerts.append({**was_open[signal], "opened_now": False})
+    return Folded(signals=tuple(signals), states=states, alerts=tuple(alerts), closed=tuple(closed))
+
+
+def history_with(
+    before: Mapping[str, Any] | None, entry: Mapping[str, Any], realised: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The report's history: that of the one before, this window's entry, and what has matured since.
+
+    Args:
+        before: the report of the window before; None: there is none.
+        entry: of this window, with `value`, `low` and `high` null.
+        realised: performance of an earlier window (or of this one), filed under its `window_end`; what is null there
+            changes nothing.
+    """
+    entries = [*(() if before is None else before["history"]), entry][-HISTORY:]
+    if realised["value"] is None:
+        return [dict(each) for each in entries]
+    figures = {name: realised[name] for name in ("value", "low", "high")}
+    return [{**each, **figures} if each["window_end"] == realised["window_end"] else dict(each) for each in entries]
+
+
+def alerts_to_send(report: Mapping[str, Any], *, report_uri: str, page: str) -> list[tuple[Alert, str, bool]]:
+    """The alerts that a report's window opened: as the webhook takes them, their signal, and whether it gets them.
+
+    Args:
+        report: as it is stored.
+        report_uri: where.
+        page: address of its page.
+    """
+    return [
+        (_as_sent(report, each, report_uri, page), str(each["signal"]), bool(each["retrain"]))
+        for each in report["alerts"]
+        if each["opened_now"]
+    ]
+
+
+def _as_sent(report: Mapping[str, Any], opened: Mapping[str, Any], report_uri: str, page: str) -> Alert:
+    at = parse_time(str(report["window_end"]))
+    return Alert(
+        model=str(report["model"]),
+        alert_id=opened["alert_id"],
+        source="monitor",
+        summary=opened["summary"],
+        raised_at=at,
+        received_at=at,
+        evidence={
+            "signal": opened["signal"],
+            "window": [report["window_start"], report["window_end"]],
+            "version": report["champion"],
+            "beyond": opened["evidence"],
+            "report": report_uri,
+            "page": page,
+        },
+    )
+
+
+def summary_of(rows: int, signals: Sequence[Mapping[str, Any]], alerts: Sequence[Mapping[str, Any]]) -> str:
+    """What a window came to, in a sentence or two of at most 500 characters."""
+    beyond = [each for each in signals if each["beyond"]]
+    opened = [str(each["signal"]).replace("_", " ") for each in alerts if each["opened_now"]]
+    judged, drift = sum(each["judged"] for each in signals), signals[0]
+    if beyond:
+        are = "is beyond its limit" if len(beyond) == 1 else "are beyond their limits"
+        told = " ".join(str(each["says"]) for each in beyond)
+        found = f"{len(beyond)} of {counted(judged, 'signal')} {are}. {told}"
+    else:
+        found = f"{counted(rows, 'row')}, and nothing beyond its limit."
+    if not drift["judged"]:
+        found = f"{found} Drift was not judged: {drift['why_not'][:1].lower()}{drift['why_not'][1:]}"
+    new = f"New {'alert' if len(opened) == 1 else 'alerts'}: {', '.join(opened)}. " if opened else ""
+    return one_line(new + found)
+
+
+def finite(value: Any) -> Any:
+    """JSON's values with null in place of numbers that are not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def _look(finding: Finding) -> str:
+    if not finding.verdict.enough:
+        return "not_judged"
+    return "beyond" if finding.verdict.beyond else "quiet"
+
+
+def _signal(
+    signal: str, finding: Finding, state: AlarmState, recent: Sequence[str], rules: AlarmRules
+) -> dict[str, Any]:
+    return {
+        "signal": signal,
+        **finding.section,
+        "open": state.is_open,
+        "since": None if state.opened_at is None else format_time(state.opened_at),
+        "recent": list(recent),
+        "windows": rules.windows,
+        "of": rules.of,
+    }
+
+
+def _alert(
+    signal: str, finding: Finding, state: AlarmState, recent: Sequence[str], rules: AlarmRules
+) -> dict[str, Any]:
+    opened_at: datetime = finding.verdict.end
+    judged = [look for look in recent if look != "not_judged"][-rules.of :]
+    often = "" if rules.of == 1 else f" So it was in {judged.count('beyond')} of the last {rules.of} windows."
+    because = [each for each in finding.evidence if each["name"] in state.because]
+    return {
+        "alert_id": f"{signal}:{format_time(opened_at)}",
+        "signal": signal,
+        "since": format_time(opened_at),
+        "opened_now": True,
+        "retrain": signal in RETRAINING,
+        "summary": one_line(f"{finding.says}{often}"),
+        "because": list(state.because),
+        "evidence": _fitting(because or finding.evidence),
+    }
+
+
+def _fitting(evidence: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """As much as an alert can carry, the worst first; texts are of others' making, and may be long."""
+    kept = [json_ready(finite(each)) for each in evidence[:_MOST_EVIDENCE]]
+    while len(canonical_json(kept)) > MAX_EVIDENCE_BYTES // 2:
+        kept.pop()
+    return kept
