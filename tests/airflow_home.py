@@ -26,12 +26,17 @@ def settings(home: Path) -> dict[str, str]:
 
 
 def prepare() -> Path:
-    """Point this process at an Airflow home that goes with it; the same one however often it is called."""
-    home = os.environ.get("PERENNIAL_TEST_AIRFLOW_HOME")
+    """Point this process at an Airflow home that goes with it; the same one however often it is called.
+
+    Each of pytest's workers has one of its own, its database included.
+    """
+    variable = f"PERENNIAL_TEST_AIRFLOW_HOME_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    home = os.environ.get(variable)
     if home is None:
         home = tempfile.mkdtemp(prefix="perennial-airflow-")
         atexit.register(shutil.rmtree, home, ignore_errors=True)
         for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
             del os.environ[name]
-        os.environ.update(settings(Path(home)), PERENNIAL_TEST_AIRFLOW_HOME=home)
+        os.environ.update(settings(Path(home)))
+        os.environ[variable] = home
     return Path(home)

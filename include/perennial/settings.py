@@ -21,6 +21,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 HOME_VARIABLE: Final = "PERENNIAL_HOME"
+WEBHOOK_KEY_VARIABLE: Final = "PERENNIAL_WEBHOOK_KEY"
 DEMO_SWITCH: Final = "PERENNIAL_USE_DEMO"
 """`0`: the demo's environment file is not read."""
 DEMO_ENVIRONMENT_FILE: Final = "environment"
@@ -38,7 +39,7 @@ _NEUTRAL: Final = ("AWS_CA_BUNDLE",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Locations only. Credentials stay with boto3's and MLflow's own look-up (environment, profile, role)."""
+    """Locations, mostly. Credentials stay with boto3's and MLflow's own look-up (environment, profile, role)."""
 
     home: Path
     specs: Path
@@ -50,6 +51,8 @@ class Settings:
     """Interpreter that models are tried out in before any traffic, such as the serving image's."""
     scoring: Mapping[str, str] = field(default_factory=dict)
     """`PERENNIAL_SCORING_*`, for `perennial serve`."""
+    webhook_key: str = field(default="", repr=False)
+    """`name:secret`, which `perennial alert` signs with; empty: none is set."""
 
     @property
     def import_roots(self) -> tuple[Path, Path]:
@@ -80,6 +83,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         airflow_url=(values.get("PERENNIAL_AIRFLOW_URL") or "http://127.0.0.1:8080").rstrip("/"),
         smoke_test_python=values.get("PERENNIAL_SMOKE_TEST_PYTHON") or sys.executable,
         scoring={key: value for key, value in values.items() if key.startswith(_SCORING)},
+        webhook_key=values.get(WEBHOOK_KEY_VARIABLE) or "",
     )
 
 

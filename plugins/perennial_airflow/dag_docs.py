@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from perennial.addresses import retrain_dag_id, rollback_dag_id
+from perennial.addresses import monitor_dag_id, retrain_dag_id, rollback_dag_id
 from perennial.domain.metric_names import METRICS
 from perennial.spec import ModelSpec
 from perennial.spec.deployment import Rollout
@@ -45,7 +45,7 @@ def dag_doc(spec: ModelSpec) -> str:
             f"**Trigger by hand** takes a reason (kept in the ledger), a time to stand at (`as_of`), other training "
             f"parameters for this run only, and `force` to judge again what was judged before.{_break_glass(spec)}",
             "",
-            f"**The way back** is `{rollback_dag_id(spec.name)}`.",
+            f"**The way back** is `{rollback_dag_id(spec.name)}`.{_watched(spec)}",
         ]
     )
 
@@ -57,6 +57,48 @@ def rollback_doc(spec: ModelSpec) -> str:
         "the present champion. It is tried out first; who went back, when and why goes into the ledger. The model that "
         f"was removed is kept in quarantine: retraining (`{retrain_dag_id(spec.name)}`) does not promote it again. To "
         "lift that, go back to its version here, with a reason."
+    )
+
+
+def monitor_doc(spec: ModelSpec) -> str:
+    """Markdown: what is watched, what becomes of alerts, what to do when."""
+    watching = spec.monitoring
+    if watching is None:
+        looks = (
+            f"Comes back to alerts of `{spec.name}` that had to wait (see below); there is no `monitoring` in the spec."
+        )
+    else:
+        rules = watching.alert
+        looks = (
+            f"Looks at the requests that `{spec.name}` has answered, in windows of {format_duration(watching.window)}: "
+            f"whether their columns, the predictions, or (once labels are known) the performance are other than when "
+            f"the model was trained, and how the service does. {rules.windows} of the last {rules.of} windows, the "
+            f"newest among them, make an alert. The button *Monitoring report* of `observe` shows it all."
+        )
+    return "\n\n".join([looks, _alerts(spec), _monitor_colours(spec)])
+
+
+def _alerts(spec: ModelSpec) -> str:
+    policy = spec.triggers.on_drift
+    retrain = retrain_dag_id(spec.name)
+    told = len(spec.monitoring.notify) if spec.monitoring is not None else 0
+    people = f" {told} {'address is' if told == 1 else 'addresses are'} told of each alert." if told else ""
+    if policy is None:
+        return f"**Alerts** start nothing: the spec has no `triggers.on_drift`.{people}"
+    rows = f", once {policy.min_new_rows:,} rows have landed" if policy.min_new_rows else ""
+    return (
+        f"**Alerts** go to the webhook, which starts `{retrain}`: at most {policy.max_runs_per_day} times a day, "
+        f"{format_duration(policy.cooldown)} after its last run{rows}. Until then an alert waits, and is come back to "
+        f"here, for {format_duration(policy.give_up_after)} at most. What became of each: "
+        f"`perennial alert {spec.name} --list`.{people}"
+    )
+
+
+def _monitor_colours(spec: ModelSpec) -> str:
+    look = "`observe` red: nothing was judged, the log says why. " if spec.monitoring is not None else ""
+    return (
+        f"**Colours.** {look}`send_alerts` red: an alert did not get where it has to; it is kept, and the next run "
+        f"tries again."
     )
 
 
@@ -169,6 +211,10 @@ def _break_glass(spec: ModelSpec) -> str:
     return f" {named} may also *break the glass*: promote against the gate's verdict, on record." if named else ""
 
 
+def _watched(spec: ModelSpec) -> str:
+    return "" if spec.monitoring is None else f" While it serves, `{monitor_dag_id(spec.name)}` watches it."
+
+
 def _triggers(spec: ModelSpec) -> str:
     triggers = spec.triggers
     ways = []
@@ -176,4 +222,6 @@ def _triggers(spec: ModelSpec) -> str:
         ways.append(f"by the clock (`{triggers.schedule}` UTC)")
     if triggers.on_new_data:
         ways.append("when data has landed")
+    if triggers.on_drift:
+        ways.append("when an alert of drift comes")
     return ", ".join([*ways, "when a person triggers it"])

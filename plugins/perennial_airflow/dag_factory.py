@@ -21,22 +21,24 @@ from airflow.sdk import (
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.param import ParamsDict
 
-from perennial.addresses import retrain_dag_id, rollback_dag_id
+from perennial.addresses import monitor_dag_id, retrain_dag_id, rollback_dag_id
 from perennial.errors import SpecError, SpecProblem
 from perennial.settings import load_settings
 from perennial.spec import ModelSpec, load_spec, load_suite, spec_paths
 from perennial.spec.loader import SUFFIXES
 from perennial.spec.parts import NewDataTrigger
-from perennial_airflow.dag_docs import dag_doc, rollback_doc
-from perennial_airflow.dag_forms import retrain_form, rollback_form
+from perennial_airflow.dag_docs import dag_doc, monitor_doc, rollback_doc
+from perennial_airflow.dag_forms import monitor_form, retrain_form, rollback_form
 from perennial_airflow.links import DAG_ID_PATTERN
 from perennial_airflow.operators import (
     ApproveOperator,
     DecideOperator,
     EvaluateOperator,
+    ObserveOperator,
     PromoteOperator,
     RollbackOperator,
     RolloutOperator,
+    SendAlertsOperator,
     SmokeTestOperator,
     SnapshotOperator,
     TrainModelOperator,
@@ -44,7 +46,7 @@ from perennial_airflow.operators import (
 )
 from perennial_airflow.operators.rollout import walk_timeout
 from perennial_airflow.operators.stage import StageOperator
-from perennial_airflow.task_docs import promote_doc, rollout_doc, smoke_test_doc
+from perennial_airflow.task_docs import observe_doc, promote_doc, rollout_doc, send_alerts_doc, smoke_test_doc
 from perennial_airflow.triggers.landing import LandingTrigger
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ ROLLBACK_RETRY_DELAY: Final = timedelta(seconds=5)
 PLATFORM_RETRIES: Final = 60
 PLATFORM_RETRY_DELAY: Final = timedelta(seconds=30)
 """Together half an hour: SageMaker takes no change while it makes another, and takes 5 to 15 minutes for each."""
+MONITOR_TIMEOUT: Final = timedelta(hours=4)
+LOOK_TIMEOUT: Final = timedelta(hours=2)
+"""Of one try: two days of hourly windows, if the monitor was away so long."""
+SEND_TIMEOUT: Final = timedelta(minutes=10)
+TICK_SCHEDULE: Final = "*/15 * * * *"
+"""Of a model that takes alerts and is not monitored: how often its deferred alerts are looked at."""
 FIRST: Final = 1000
 """Priority of a rollback among the tasks that wait for a slot; a retraining's tasks have less than 10."""
 MIN_POLL_S: Final = 1.0
@@ -115,7 +123,9 @@ def checked(path: Path) -> ModelSpec:
         twin = path.with_suffix(".yaml").name
         raise SpecError([SpecProblem(path.name, "name", repr(spec.name), f"is already declared by {twin}; delete one")])
     load_suite(path.parent, spec)
-    _require_due(path.name, spec.triggers.schedule)
+    _require_due(path.name, "triggers.schedule", spec.triggers.schedule)
+    if spec.monitoring is not None:
+        _require_due(path.name, "monitoring.schedule", spec.monitoring.schedule)
     return spec
 
 
@@ -178,6 +188,44 @@ def build_rollback_dag(spec: ModelSpec) -> DAG:
         **{"retries": _retries(), "retry_delay": ROLLBACK_RETRY_DELAY, **_patience(spec)},
     )
     dag.params = ParamsDict(rollback_form())
+    return dag
+
+
+def is_watched(spec: ModelSpec) -> bool:
+    """Whether the model has a monitor: it is watched itself, or its alerts may have to wait for their time."""
+    return spec.monitoring is not None or spec.triggers.on_drift is not None
+
+
+def build_monitor_dag(spec: ModelSpec) -> DAG:
+    """The DAG that watches a model: looks at the windows that have ended, and sends alerts on their way.
+
+    Without `monitoring` there is nothing to look at, only deferred alerts of others to come back to.
+    """
+    schedule = spec.monitoring.schedule if spec.monitoring is not None else TICK_SCHEDULE
+    dag = DAG(
+        dag_id=monitor_dag_id(spec.name),
+        description=f"Watches {spec.name} while it serves"
+        if spec.monitoring is not None
+        else f"Comes back to deferred alerts of {spec.name}",
+        doc_md=monitor_doc(spec),
+        schedule=_clock(schedule),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=MONITOR_TIMEOUT,
+        tags=_tags(spec),
+        default_args={"owner": spec.owner, "retries": _retries(), "retry_exponential_backoff": RETRY_BACKOFF},
+        auto_register=False,
+    )
+    common: dict[str, Any] = {"dag": dag, "model": spec.name}
+    sending: dict[str, Any] = {"task_id": "send_alerts", "execution_timeout": SEND_TIMEOUT, **common}
+    if spec.monitoring is None:
+        SendAlertsOperator(doc_md=send_alerts_doc(spec), **sending)
+        return dag
+    look = ObserveOperator(task_id="observe", doc_md=observe_doc(spec), execution_timeout=LOOK_TIMEOUT, **common)
+    # Also after a look that failed: it may have left alerts, and earlier ones have to be come back to.
+    send = SendAlertsOperator(observed=look.output, doc_md=send_alerts_doc(spec), trigger_rule="all_done", **sending)
+    chain(look, send)
+    dag.params = ParamsDict(monitor_form())
     return dag
 
 
@@ -260,6 +308,8 @@ def _build(paths: Iterable[Path]) -> dict[str, DAG]:
         try:
             spec = checked(path)
             made = [build_dag(spec), build_rollback_dag(spec)]
+            if is_watched(spec):
+                made.append(build_monitor_dag(spec))
         except SpecError as error:
             log.warning("%s declares no DAG until it is mended:\n%s", path, error)
         except Exception:  # one model must not stop the others
@@ -299,16 +349,19 @@ def _retries() -> int:
 
 
 def _schedule(spec: ModelSpec) -> Any:
-    cron = spec.triggers.schedule
-    # A new model waits for its next night: no run for the one that has passed.
-    clock = CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0)) if cron else None
+    clock = _clock(spec.triggers.schedule)
     if spec.triggers.new_data is None:
         return clock
     landed = _landing_asset(spec, spec.triggers.new_data)
     return AssetOrTimeSchedule(timetable=clock, assets=landed) if clock else [landed]
 
 
-def _require_due(file: str, cron: str | None) -> None:
+def _clock(cron: str | None) -> CronTriggerTimetable | None:
+    # A new model waits for its next night: no run for the one that has passed.
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0)) if cron else None
+
+
+def _require_due(file: str, field: str, cron: str | None) -> None:
     """A time that never comes (30 February) would break Airflow's look-ahead, for every DAG of the file."""
     from croniter import CroniterError, croniter  # type: ignore[import-untyped]
 
@@ -318,7 +371,7 @@ def _require_due(file: str, cron: str | None) -> None:
         croniter(cron, _ANY_DAY).get_next()
     except (CroniterError, ValueError) as error:
         allowed = f"must be a cron expression of five fields that comes at some time: {error}"
-        raise SpecError([SpecProblem(file, "triggers.schedule", repr(cron), allowed)]) from error
+        raise SpecError([SpecProblem(file, field, repr(cron), allowed)]) from error
 
 
 def _landing_asset(spec: ModelSpec, new_data: NewDataTrigger) -> Asset:

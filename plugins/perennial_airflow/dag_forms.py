@@ -64,6 +64,19 @@ def rollback_form() -> dict[str, Param]:
     }
 
 
+def monitor_form() -> dict[str, Param]:
+    """The form behind "Trigger" of a monitor."""
+    return {
+        "as_of": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="As of",
+            description="Windows that end later are left for the next look. Empty: now.",
+        )
+    }
+
+
 def _text(title: str, description: str) -> Param:
     """A text field that may stay empty; with an empty text as its default, the form would insist on one."""
     return Param(None, type=["null", "string"], maxLength=MAX_REASON_LENGTH, title=title, description=description)

@@ -23,7 +23,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Perennial",
                 "python-modules": [
                     f"perennial_airflow.operators.{name}"
-                    for name in ("data", "training", "promotion", "approval", "rollout", "rollback")
+                    for name in ("data", "training", "promotion", "approval", "rollout", "rollback", "monitor")
                 ],
             }
         ],
@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {
                 "integration-name": "Perennial",
-                "python-modules": ["perennial_airflow.hooks.mlflow", "perennial_airflow.hooks.runtime"],
+                "python-modules": [f"perennial_airflow.hooks.{name}" for name in ("mlflow", "runtime", "webhook")],
             }
         ],
         "triggers": [
@@ -50,6 +50,14 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [
             f"perennial_airflow.links.{name}"
-            for name in ("ValidationReportLink", "DecisionLink", "RolloutLink", "MlflowRunLink", "MlflowVersionLink")
+            for name in (
+                "ValidationReportLink",
+                "DecisionLink",
+                "RolloutLink",
+                "MlflowRunLink",
+                "MlflowVersionLink",
+                "MonitoringReportLink",
+                "RetrainRunLink",
+            )
         ],
     }

@@ -16,7 +16,7 @@ from airflow.sdk.configuration import conf
 from perennial.addresses import page_address
 from perennial.settings import load_settings
 
-DAG_ID_PATTERN: Final = re.compile(r"perennial__([a-z][a-z0-9_]{0,62})__(retrain|rollback)")
+DAG_ID_PATTERN: Final = re.compile(r"perennial__([a-z][a-z0-9_]{0,62})__(retrain|rollback|monitor)")
 """The model, and what the DAG does with it."""
 
 
@@ -73,7 +73,27 @@ class MlflowVersionLink(StageLink):
     key: ClassVar[str] = "mlflow_version_url"
 
 
+@attrs.define()
+class MonitoringReportLink(StageLink):
+    """The page of the newest window that the monitor has looked at."""
+
+    name: str = "Monitoring report"
+    key: ClassVar[str] = "monitoring_report_url"
+
+
+@attrs.define()
+class RetrainRunLink(StageLink):
+    """The retraining that an alert started, or found under way."""
+
+    name: str = "Retraining"
+    key: ClassVar[str] = "retrain_run_url"
+
+
+def airflow_url() -> str:
+    """Base address of this Airflow's web server, for people."""
+    return conf.get("api", "base_url", fallback="") or load_settings().airflow_url
+
+
 def page_url(page_uri: str, *, root: str, model: str) -> str:
     """Address, in this Airflow's web server, of a page that lies in the store; empty if it is none that is served."""
-    airflow_url = conf.get("api", "base_url", fallback="") or load_settings().airflow_url
-    return page_address(page_uri, root=root, model=model, airflow_url=airflow_url)
+    return page_address(page_uri, root=root, model=model, airflow_url=airflow_url())

@@ -1,4 +1,4 @@
-"""What Perennial adds to Airflow's web server: the pages that the buttons on tasks lead to.
+"""What Perennial adds to Airflow's web server: the pages that the buttons on tasks lead to, and the webhook.
 
 Airflow finds the class through the entry point `airflow.plugins` of the installed package; where the package is not
 installed but merely on the path, plugins/perennial_plugin.py hands it over. Never both: Airflow's task processes stop
@@ -32,14 +32,17 @@ class _WebApplications:
     """Builds the web application when the API server asks for it; no task pays for FastAPI's imports."""
 
     def __get__(self, instance: object, owner: type) -> list[dict[str, Any]]:
-        from perennial.addresses import PAGES_PREFIX
+        from perennial.addresses import PAGES_PREFIX, WEBHOOK_PREFIX
         from perennial_airflow.ui.pages import create_app
+        from perennial_airflow.webhook.app import create_app as create_webhook
 
-        return [{"app": create_app(), "url_prefix": PAGES_PREFIX, "name": "perennial"}]
+        app = create_app()
+        app.mount(WEBHOOK_PREFIX.removeprefix(PAGES_PREFIX), create_webhook())
+        return [{"app": app, "url_prefix": PAGES_PREFIX, "name": "perennial"}]
 
 
 class PerennialPlugin(AirflowPlugin):
-    """Adds the pages that links on tasks lead to."""
+    """Adds the pages that links on tasks lead to, and the webhook for alerts."""
 
     name = "perennial"
     fastapi_apps: Any = _WebApplications()

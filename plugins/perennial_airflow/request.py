@@ -6,19 +6,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from perennial.domain.governor import RUN_PREFIX
 from perennial.domain.run_request import MAX_REASON_LENGTH, RollbackRequest, RunRequest
 from perennial.domain.times import parse_time
 from perennial.errors import RequestError
 
-DRIFT_RUN_PREFIX: Final = "drift__"
+DRIFT_RUN_PREFIX: Final = RUN_PREFIX
 """Runs that a drift alert starts have a run_id that begins so."""
 
 KEYS: Final = ("reason", "as_of", "force", "params", "break_glass")
 """What the `conf` of a retraining's run may say."""
 ROLLBACK_KEYS: Final = ("reason", "to")
 """What the `conf` of a rollback's run may say."""
+LOOK_KEYS: Final = ("as_of",)
+"""What the `conf` of a monitor's run may say."""
 _ALERT: Final = "alert"
-"""Left alone: drift alerts will put here what they found."""
+"""In the `conf` of a run that an alert started: the alert."""
 
 _TRIGGERS: Final = {
     "scheduled": "schedule",
@@ -73,6 +76,15 @@ def rollback_request(model: str, context: Mapping[str, Any]) -> RollbackRequest:
     )
 
 
+def look_as_of(context: Mapping[str, Any]) -> datetime:
+    """Time that a run of the monitor stands at: windows that end later are left for the next look.
+
+    Raises:
+        RequestError: a key that is not known, or an `as_of` that is no time.
+    """
+    return _as_of(_asked(context, LOOK_KEYS).get("as_of"), context["dag_run"].run_after)
+
+
 def _asked(context: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """The run's `conf` with the filled in fields of its form in front."""
     conf = context["dag_run"].conf or {}
@@ -106,7 +118,10 @@ def _trigger(dag_run: Any) -> str:
 
 
 def _reason(dag_run: Any) -> str:
-    """What the landing trigger said, for a run that nobody gave a reason for."""
+    """What the alert or the landing trigger said, for a run that nobody gave a reason for."""
+    alert = (dag_run.conf or {}).get(_ALERT)
+    if isinstance(alert, Mapping) and alert.get("summary"):
+        return str(alert["summary"])[:MAX_REASON_LENGTH]
     for event in dag_run.consumed_asset_events or ():
         payload = (event.extra or {}).get("payload")
         if isinstance(payload, Mapping) and payload.get("why"):

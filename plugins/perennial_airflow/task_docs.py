@@ -73,5 +73,35 @@ def promote_doc(spec: ModelSpec) -> str:
     )
 
 
+def observe_doc(spec: ModelSpec) -> str:
+    """Markdown: the look at the windows that have ended."""
+    delay = format_duration(spec.outcome_delay)
+    return _paragraphs(
+        "Reads the prediction log of each window that has ended since the last look, and the labels that are known by "
+        f"then ({delay} after a request). Compares with the profile that training has left; writes a report and a page "
+        "a window, once, and leaves alerts for `send_alerts`.",
+        "**Green:** looked. Whether something was found, the log's last line and the button *Monitoring report* say.",
+        "**Red:** mostly the store or MLflow was away, and the log says so. Clear this task, or wait for the next run: "
+        "it looks at every window that was missed.",
+    )
+
+
+def send_alerts_doc(spec: ModelSpec) -> str:
+    """Markdown: alerts on their way."""
+    asks = (
+        "posts them, signed, to the webhook, which may start a retraining (the button *Retraining*); then lets it come "
+        "back to alerts that had to wait; and"
+        if spec.triggers.on_drift is not None
+        else "starts no retraining, as the spec has no `triggers.on_drift`, and"
+    )
+    return _paragraphs(
+        f"Takes the alerts out of the outbox, oldest first: {asks} tells those whom `monitoring.notify` names. The "
+        "same alert twice starts nothing twice.",
+        "**Red:** some alert is not where it has to be; the log says which, and why. It is kept and tried again at "
+        "the next run. `did not accept the key`: the connection `perennial_webhook` and the key that tasks sign with "
+        "differ.",
+    )
+
+
 def _paragraphs(*texts: str) -> str:
     return "\n\n".join(texts)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,6 @@ from perennial_airflow.dag_factory import build_dag
 from perennial_airflow.hooks.runtime import PerennialHook
 from perennial_airflow.triggers import rollout as rollout_trigger
 from perennial_airflow.xcom import MAX_XCOM_BYTES
-from tests.airflow_home import REPOSITORY, prepare
 from tests.unit.core.world import SPEC, World
 
 pytestmark = pytest.mark.airflow
@@ -56,19 +54,6 @@ class Traffic:
     def observe(self, *_arguments: Any, **_how: Any) -> Mapping[str, Reading]:
         self._clock.advance(timedelta(minutes=5))
         return {name: Reading(value=value, samples=1000) for name, value in self.values.items()}
-
-
-@pytest.fixture(scope="module")
-def airflow_database() -> Iterator[Path]:
-    """An Airflow with a database, whose DAG file makes the DAGs of PERENNIAL_SPECS."""
-    from airflow.utils.db import initdb
-
-    home = prepare()
-    initdb()
-    (home / "dags").mkdir(exist_ok=True)
-    shutil.copy(REPOSITORY / "dags" / "perennial_models.py", home / "dags")
-    yield home
-    shutil.rmtree(home / "dags")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from perennial.spec import ModelSpec, load_spec, spec_paths
 from perennial_airflow.dag_docs import dag_doc, rollback_doc, rule_in_words
-from perennial_airflow.dag_factory import RUN_TIMEOUT, build_dag, build_rollback_dag
+from perennial_airflow.dag_factory import RUN_TIMEOUT, build_dag, build_monitor_dag, build_rollback_dag, is_watched
 from tests.airflow_home import REPOSITORY
 from tests.unit.core.world import SPEC, SUITE
 
@@ -29,6 +29,11 @@ pytestmark = pytest.mark.airflow
 MODELS = REPOSITORY / "include" / "models"
 HEAVY = ("pandas", "sklearn", "mlflow", "great_expectations", "boto3", "botocore", "pyarrow", "scipy", "moto", "skops")
 SPECS = [load_spec(path) for path in spec_paths(MODELS)]
+DAG_IDS = [
+    f"perennial__{spec.name}__{what}"
+    for spec in SPECS
+    for what in ("retrain", "rollback", *(["monitor"] if is_watched(spec) else []))
+]
 
 
 BEFORE_PROMOTION = ["snapshot_data", "validate_data", "train_challenger", "evaluate_on_holdout", "decide"]
@@ -59,9 +64,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> DagBag:
 
 def test_shipped_specs_import_without_an_error(shipped: DagBag) -> None:
     assert shipped.import_errors == {}
-    assert set(shipped.dags) == {
-        f"perennial__{spec.name}__{what}" for spec in SPECS for what in ("retrain", "rollback")
-    }
+    assert set(shipped.dags) == set(DAG_IDS)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -192,7 +195,7 @@ print(json.dumps([json.dumps(DagSerialization.to_dict(dag), sort_keys=True) for 
 def test_same_specs_give_the_same_bytes_in_every_process() -> None:
     first, second = (in_new_process(STORED, PYTHONHASHSEED=seed) for seed in ("1", "2"))
     assert first == second
-    assert len(first) == 2 * len(SPECS)
+    assert len(first) == len(DAG_IDS)
 
 
 PARSED = """
@@ -205,7 +208,7 @@ print(json.dumps([len(dags), sorted(name for name in sys.modules if "." not in n
 
 def test_parsing_loads_no_heavy_module() -> None:
     dags, modules = in_new_process(PARSED)
-    assert dags == 2 * len(SPECS)
+    assert dags == len(DAG_IDS)
     assert sorted(set(HEAVY) & set(modules)) == []
 
 
@@ -222,6 +225,7 @@ def test_parsing_reads_nothing_but_specs(monkeypatch: pytest.MonkeyPatch, shippe
     for spec in SPECS:
         build_dag(spec)
         build_rollback_dag(spec)
+        build_monitor_dag(spec)
 
 
 def test_broken_spec_in_a_plain_dags_folder_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
             problems += error.problems
         else:
             good.append(spec.name)
-            warnings += _unbounded_errors(path, spec)
+            warnings += [*_unbounded_errors(path, spec), *_unheard_alerts(path, spec)]
     if not paths:
         problems.append(SpecProblem(str(settings.specs), "(folder)", "(no spec)", no_specs(settings.specs)))
     if arguments.json:
@@ -73,6 +73,22 @@ def _unbounded_errors(path: Path, spec: ModelSpec) -> list[SpecProblem]:
         f"promotions a year of them makes. Add to gate: false_promotions: {{budget: 0.05, period_days: 90}}"
     )
     return [SpecProblem(path.name, "gate.false_promotions", "(missing)", text)]
+
+
+def _unheard_alerts(path: Path, spec: ModelSpec) -> list[SpecProblem]:
+    watching, policy = spec.monitoring, spec.triggers.on_drift
+    if watching is None:
+        return []
+    if policy is None and not watching.notify:
+        text = (
+            "alerts reach nobody, and start nothing: they are only in the reports. Add monitoring.notify, "
+            "triggers.on_drift, or both"
+        )
+        return [SpecProblem(path.name, "monitoring.notify", "(missing)", text)]
+    if policy is not None and watching.schedule is None:
+        text = "an alert that has to wait is come back to by the monitor's next run only, and no clock starts one"
+        return [SpecProblem(path.name, "monitoring.schedule", "null", text)]
+    return []
 
 
 def _show(good: Sequence[str], problems: Sequence[SpecProblem], warnings: Sequence[SpecProblem]) -> None:

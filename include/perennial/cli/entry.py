@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from perennial import __version__
 from perennial.addresses import page_address, without_credentials
+from perennial.cli.alert import handle_alert
 from perennial.cli.champion import show_champion
 from perennial.cli.check import check_specs
 from perennial.cli.history import show_history
+from perennial.cli.monitor import monitor_model
 from perennial.cli.rollback import roll_back
 from perennial.cli.run import run_once
 from perennial.cli.serve import serve_models
@@ -28,6 +30,7 @@ from perennial.errors import (
     RequestError,
     StoreUnavailableError,
     UnknownModelError,
+    WebhookUnavailableError,
 )
 from perennial.settings import Settings, load_settings
 
@@ -125,6 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument(
         "--reason", default="", help="kept in the ledger; going back to a quarantined version needs one"
     )
+    monitor = add(
+        "monitor",
+        monitor_model,
+        "Look at the windows of the prediction log that have ended. Alerts wait in the outbox for the monitor's DAG.",
+        example="flights_delay --json",
+    )
+    monitor.add_argument("--as-of", type=_moment, metavar="TIME", help="time to stand at (default: now)")
+    _add_alert(
+        add(
+            "alert",
+            handle_alert,
+            "Send a signed alert to the webhook, which may start a retraining; or read what became of earlier ones.",
+            example='flights_delay --reason "the new terminal opened"',
+        )
+    )
     _add_serve(
         add(
             "serve",
@@ -148,6 +166,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--break-glass", default="", metavar="REASON", help="promote against the gate, on record, if the spec lets you"
+    )
+
+
+def _add_alert(alert: argparse.ArgumentParser) -> None:
+    alert.add_argument("--list", action="store_true", help="the newest alerts of the model instead, from the store")
+    alert.add_argument("--reason", default="", help="what was seen, in a sentence (default: that this is a test)")
+    alert.add_argument("--id", default="", help="the same id twice is the same alert (default: a new one each time)")
+    alert.add_argument(
+        "--url", default="", help="base address of Airflow's web server (default: PERENNIAL_AIRFLOW_URL)"
     )
 
 
@@ -190,6 +217,8 @@ def _where_it_is_looked_for(settings: Settings, error: PerennialError) -> str:
         place = f"MLflow is looked for at {settings.mlflow_tracking_uri} (MLFLOW_TRACKING_URI)"
     elif isinstance(error, StoreUnavailableError):
         place = f"S3 is looked for at {settings.s3_endpoint or 'AWS'} (AWS_ENDPOINT_URL_S3)"
+    elif isinstance(error, WebhookUnavailableError):
+        place = f"Airflow is looked for at {settings.airflow_url} (PERENNIAL_AIRFLOW_URL, or --url)"
     else:
         return ""
     return without_credentials(f"{place}. Is it running?")

@@ -52,12 +52,7 @@ class MlflowRegistryHook(BaseHook):
             raise ValueError(
                 f"connection {self.mlflow_conn_id!r} has no host; set it to MLflow's server, such as mlflow.example.com"
             )
-        parts = urlsplit(host if "://" in host else f"{connection.schema or 'http'}://{host}")
-        if parts.scheme not in ("http", "https"):
-            return host  # a database or a folder, as MLflow also takes them
-        port = parts.port or connection.port
-        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+        return server_address(connection)
 
     def credentials(self) -> dict[str, str]:
         """MLflow's own variables for the connection's login and password; empty if it has neither."""
@@ -95,3 +90,14 @@ class MlflowRegistryHook(BaseHook):
         if not answer.ok:
             return False, f"{uri} answered HTTP {answer.status_code}; is this an MLflow server?"
         return True, f"MLflow answers at {uri}"
+
+
+def server_address(connection: Any) -> str:
+    """Address of the server that a connection names, without credentials; a host that is no HTTP address as it is."""
+    host = str(connection.host).strip()
+    parts = urlsplit(host if "://" in host else f"{connection.schema or 'http'}://{host}")
+    if parts.scheme not in ("http", "https"):
+        return host  # a database or a folder, as MLflow also takes them
+    port = parts.port or connection.port
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"

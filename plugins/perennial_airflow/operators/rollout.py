@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from perennial.domain.rollout import longest, rollout_id
 from perennial.errors import TerminalError, TransientError
 from perennial_airflow.errors import airflow_errors
 from perennial_airflow.links import DecisionLink, MlflowRunLink, RolloutLink, page_url
-from perennial_airflow.operators.stage import StageOperator, StageRun
+from perennial_airflow.operators.stage import StageOperator, StageRun, short
 from perennial_airflow.triggers.rollout import RolloutTrigger, end_split
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 WALK_SLACK: Final = timedelta(hours=2)
 """On top of a rollout's longest time: for stores and platforms that do not answer for a while."""
-MAX_SUMMARY_BYTES: Final = 1000
-"""Of a rollout's summary in XCom, where all is JSON in ASCII and a letter takes up to 12 bytes."""
 
 
 def walk_timeout(rollout: Rollout) -> timedelta:
@@ -190,7 +187,7 @@ class RolloutOperator(StageOperator):
             raise self._deferred(run, decision)
         self.remember(context, RolloutLink, page_url(ended.page_uri, root=run.runtime.root, model=self.model))
         self.log.info("%s; recorded at %s", "passed" if ended.passed else "taken back", ended.ledger_uri)
-        return replace(ended, summary=_short(ended.summary)).to_dict()
+        return replace(ended, summary=short(ended.summary)).to_dict()
 
     def _deferred(self, run: StageRun, decision: DecisionRef) -> TaskDeferred:
         trigger = RolloutTrigger(
@@ -230,13 +227,3 @@ class RolloutOperator(StageOperator):
                 error,
                 self.model,
             )
-
-
-def _short(text: str) -> str:
-    """Cut to `MAX_SUMMARY_BYTES`: what a person gives as a reason may be in any script."""
-    room = MAX_SUMMARY_BYTES
-    for position, letter in enumerate(text):
-        room -= len(json.dumps(letter)) - len('""')
-        if room < 0:
-            return f"{text[:position]}…"
-    return text

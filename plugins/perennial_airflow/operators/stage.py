@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow.sdk import BaseOperator
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from perennial.spec import ModelSpec
 
 R = TypeVar("R", bound=Reference)
+
+MAX_SUMMARY_BYTES: Final = 1000
+"""Of a reference's summary in XCom, where all is JSON in ASCII and a letter takes up to 12 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +112,13 @@ class StageOperator(BaseOperator):
         if url:
             context["ti"].xcom_push(key=link.key, value=url)
             self.log.info("%s: %s", link().name, url)
+
+
+def short(text: str) -> str:
+    """Cut to `MAX_SUMMARY_BYTES`: what a person gives as a reason, or a column's name, may be in any script."""
+    room = MAX_SUMMARY_BYTES
+    for position, letter in enumerate(text):
+        room -= len(json.dumps(letter)) - len('""')
+        if room < 0:
+            return f"{text[:position]}…"
+    return text
