@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 FLIGHTS: Final = "flights_delay"
 DIABETES: Final = "diabetes_progression"
 CORRUPTED_DAY: Final = date(2013, 7, 1)
+FIRST_MONTH: Final = date(2013, 4, 1)
+"""Whose flights are asked about when the first champion serves."""
 DAY_AFTER_THE_REPAIR: Final = date(2013, 7, 31)
 """Landed with the corrupted day's repair, last of all."""
 
@@ -31,6 +33,10 @@ class Chapter:
     """Of the training, in place of the spec's; for a run that is triggered through the REST API."""
     before: date | None = None
     """Told only as long as no flights of this day have landed: the run would find them, and judge something else."""
+    by_alert: bool = False
+    """The run has to come of what the monitor sees in the requests."""
+    live: date | None = None
+    """First day of the month whose flights the requests are about from here on; None: as before."""
     is_refused: bool = False
     """Whether this chapter's run has to fail. If it does not, the demo fails."""
 
@@ -73,11 +79,13 @@ CHAPTERS: Final = (
         model=FLIGHTS,
         land=landed_flights(date(2013, 1, 1), date(2013, 3, 31)),
         as_of=_morning(2013, 4, 1),
+        live=date(2013, 4, 1),
     ),
     Chapter(
         title="1 May: April has landed. The sensor starts a run",
         model=FLIGHTS,
         land=landed_flights(date(2013, 4, 1), date(2013, 4, 30)),
+        live=date(2013, 5, 1),
     ),
     Chapter(
         title="A second model, on data up to 17 February: a regression. Its owner wants to be asked before a promotion",
@@ -90,6 +98,7 @@ CHAPTERS: Final = (
         model=FLIGHTS,
         land=landed_flights(date(2013, 5, 1), date(2013, 5, 31)),
         as_of=_morning(2013, 6, 1),
+        live=date(2013, 6, 1),
     ),
     # It ranks flights better than the champion does, which is what the gate asks, and gives all of them nearly the same
     # probability, which is what live traffic shows: trees that learn so slowly never get far from the average.
@@ -100,13 +109,15 @@ CHAPTERS: Final = (
         as_of=_morning(2013, 7, 2),
         before=CORRUPTED_DAY,
         params={"learning_rate": 0.002},
+        live=date(2013, 7, 1),
     ),
     Chapter(
-        title="2 July again: the same data, with the spec's own parameters",
+        title="July: summer has come to the requests. The monitor looks at them, and nobody triggers anything",
         model=FLIGHTS,
         land=lambda _teller: None,
-        as_of=_morning(2013, 7, 2),
+        by_alert=True,
         before=CORRUPTED_DAY,
+        live=date(2013, 7, 1),
     ),
     Chapter(
         title="3 July: the flights of 1 July arrive corrupted by a bug upstream. The run has to refuse them",
@@ -120,6 +131,7 @@ CHAPTERS: Final = (
         model=FLIGHTS,
         land=landed_flights(CORRUPTED_DAY, date(2013, 7, 31)),
         as_of=_morning(2013, 8, 1),
+        live=date(2013, 8, 1),
     ),
     Chapter(
         title="1 August again: nothing has landed since, so nothing is judged",
@@ -132,5 +144,6 @@ CHAPTERS: Final = (
         model=FLIGHTS,
         land=landed_flights(date(2013, 8, 1), date(2013, 8, 31)),
         as_of=_morning(2013, 9, 1),
+        live=date(2013, 9, 1),
     ),
 )

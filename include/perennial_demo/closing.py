@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from perennial.cli.terminal import data_up_to, outcome_of, plain_times
 from perennial.domain.ledger_entry import MOVES, OUTCOMES, ROLLOUT
 from perennial.ledger import outcomes_by_run
+from perennial_demo.errors import DemoError
 
 if TYPE_CHECKING:
     from perennial.domain.ledger_entry import LedgerEntry
+    from perennial.runtime import Runtime
 
 _STYLES: Final = {
     "PROMOTE": "green",
@@ -32,7 +35,7 @@ _STYLES: Final = {
 }
 _WITHOUT_CHAMPION: Final = ("approval", ROLLOUT)
 """Kinds of which the column `champion` would say nothing new."""
-_TRIGGERS: Final = {"manual": "REST API", "new_data": "sensor"}
+_TRIGGERS: Final = {"manual": "REST API", "new_data": "sensor", "drift": "drift alert"}
 _TO_THE_SECOND: Final = len("2013-07-01T06:00:00")
 
 
@@ -89,3 +92,20 @@ def champions(entry: LedgerEntry) -> str:
     """Champion before and after, as in `v1 -> v2`."""
     before, after = (f"v{version}" if version else "none" for version in (entry.champion_before, entry.champion_after))
     return before if before == after else f"{before} -> {after}"
+
+
+def verify_ledgers(console: Console, runtime: Runtime, models: Sequence[str]) -> None:
+    """Check every byte of the ledgers against their chains, and against what MLflow noted of them.
+
+    Raises:
+        DemoError: one of them is damaged.
+    """
+    from perennial.champion_door import anchors
+
+    console.print("\n[bold]Is every entry of the ledgers as it was written?[/]")
+    for model in models:
+        found = runtime.ledger.verify(model, anchors(runtime.registry, model))
+        if not found.sound:
+            raise DemoError(f"The ledger of {model} is damaged: {'; '.join(d.detail for d in found.damages)}")
+        count = f"{found.entries} {'entry' if found.entries == 1 else 'entries'}"
+        console.print(f"  {model}: yes; {count}, each with the hash of the one before", markup=False)

@@ -21,6 +21,8 @@ BUCKET: Final = "perennial"
 REGION: Final = "us-east-1"
 SCORING_PORT: Final = variable("scoring")
 """Also how `perennial serve` is told its port."""
+WEBHOOK_KEY: Final = "PERENNIAL_WEBHOOK_KEY"
+"""`name:secret`."""
 
 
 def make_environment(home: Home, ports: Ports, environ: Mapping[str, str]) -> dict[str, str]:
@@ -30,9 +32,11 @@ def make_environment(home: Home, ports: Ports, environ: Mapping[str, str]) -> di
     # rclone knows no access key of two characters, and allows a comma in neither.
     key_id = earlier.get("AWS_ACCESS_KEY_ID") or f"PERENNIAL{secrets.token_hex(6).upper()}"
     secret = earlier.get("AWS_SECRET_ACCESS_KEY") or secrets.token_hex(20)
+    webhook_key = earlier.get(WEBHOOK_KEY) or f"monitor:{secrets.token_hex(32)}"
     return {
         "PERENNIAL_SPECS": str(Path(specs).expanduser().resolve() if specs else REPOSITORY / "include" / "models"),
         **_values(ports, key_id, secret),
+        **_webhook(webhook_key),
     }
 
 
@@ -78,6 +82,13 @@ def write_private(path: Path, values: Mapping[str, str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def _webhook(key: str) -> dict[str, str]:
+    """How alerts are signed: for who sends them, and for Airflow's API server, which checks."""
+    name, _, secret = key.partition(":")
+    connection = {"conn_type": "generic", "extra": {"keys": {name: secret}}}
+    return {WEBHOOK_KEY: key, "AIRFLOW_CONN_PERENNIAL_WEBHOOK": json.dumps(connection)}
 
 
 def _values(ports: Ports, key_id: str, secret: str) -> dict[str, str]:

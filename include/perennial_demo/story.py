@@ -29,14 +29,16 @@ from perennial_demo.chapters import (
     CORRUPTED_DAY,
     DAY_AFTER_THE_REPAIR,
     DIABETES,
+    FIRST_MONTH,
     FLIGHTS,
     Chapter,
     landed_flights,
 )
-from perennial_demo.closing import champions, history_table, styled_outcome
+from perennial_demo.closing import champions, history_table, styled_outcome, verify_ledgers
 from perennial_demo.errors import DemoError
 from perennial_demo.stack import Stack
-from perennial_demo.traffic import Tally, Traffic, held_back_flights
+from perennial_demo.summer import Summer
+from perennial_demo.traffic import Tally, Traffic, flights_of_month
 
 if TYPE_CHECKING:
     from perennial.domain.ledger_entry import LedgerEntry
@@ -80,7 +82,7 @@ def run(stack: Stack) -> None:
             teller.tell(chapter)
         teller.take_back(FLIGHTS)
     teller.show_history()
-    teller.verify()
+    verify_ledgers(stack.console, teller.runtime, MODELS)
     if traffic is not None:
         teller.show_traffic(traffic.tally)
     stack.console.print(f"\nThe story took {time.monotonic() - began:.0f} s.")
@@ -105,6 +107,7 @@ class Teller:
         self.cache = stack.home.root / "cache"
         self._asking = {name for name in self.declared if self._asks_for_approval(name)}
         self._stopped_at_the_corrupted_day = False
+        self._traffic: Traffic | None = None
 
     def traffic(self) -> Traffic | None:
         """Requests for the flights' model, from its first champion on; None if the specs deploy it elsewhere."""
@@ -115,9 +118,14 @@ class Teller:
         if url is None or spec.deployment is None or spec.deployment.kind != "scoring_service":
             return None
         columns, label = spec.data.feature_columns, spec.data.label_column
-        return Traffic(
-            url, FLIGHTS, lambda: held_back_flights(columns, label, self.cache), telling=f"demo-{uuid4().hex[:8]}"
+        self._traffic = Traffic(
+            url,
+            FLIGHTS,
+            lambda month: flights_of_month(month, columns, label, self.cache),
+            month=FIRST_MONTH,
+            telling=f"demo-{uuid4().hex[:8]}",
         )
+        return self._traffic
 
     def resume(self) -> None:
         """Put right what an interrupted telling left: the corrupted day in its place, runs that are under way.
@@ -152,6 +160,8 @@ class Teller:
             DemoError: its run ended otherwise than it has to, left nothing in the ledger, or did not come.
         """
         self.stack.console.print(f"\n[bold]{chapter.title}[/]")
+        if chapter.live is not None and self._traffic is not None:
+            self._traffic.turn_to(chapter.live)
         if chapter.is_refused and self._was_refused(chapter.model):
             self.stack.console.print("  told in an earlier demo; good files are in its place now")
             return
@@ -160,7 +170,7 @@ class Teller:
             return
         before = self.stack.airflow.runs(dag_id(chapter.model))
         chapter.land(self)
-        finished = self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, before)
+        finished = self._run_of(chapter, before)
         if finished is None:
             return
         entry = self._outcome(chapter.model, finished)
@@ -172,6 +182,12 @@ class Teller:
         if entry is None:
             raise DemoError(f"Run {finished.run_id} of {dag_id(chapter.model)} left no entry in the ledger")
         self._show(entry, finished)
+
+    def _run_of(self, chapter: Chapter, before: Sequence[DagRun]) -> DagRun | None:
+        """The chapter's run when it is over; None if there was nothing to do."""
+        if chapter.by_alert:
+            return Summer(self.stack, self.runtime, chapter.model, self._wait).tell()
+        return self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, before)
 
     def _by_rest(self, chapter: Chapter) -> DagRun:
         """Start a run the way the UI's Trigger button does."""
@@ -257,22 +273,6 @@ class Teller:
         self._show(entry, finished)
         self.stack.console.print(f"  {took:.1f} s from the trigger to the end of the run", markup=False)
 
-    def verify(self) -> None:
-        """Check every byte of the ledgers against their chains, and against what MLflow noted of them.
-
-        Raises:
-            DemoError: one of them is damaged.
-        """
-        from perennial.champion_door import anchors
-
-        self.stack.console.print("\n[bold]Is every entry of the ledgers as it was written?[/]")
-        for model in MODELS:
-            found = self.runtime.ledger.verify(model, anchors(self.runtime.registry, model))
-            if not found.sound:
-                raise DemoError(f"The ledger of {model} is damaged: {'; '.join(d.detail for d in found.damages)}")
-            count = f"{found.entries} {'entry' if found.entries == 1 else 'entries'}"
-            self.stack.console.print(f"  {model}: yes; {count}, each with the hash of the one before", markup=False)
-
     def _wait(self, model: str, run_id: str) -> DagRun:
         """Until the run is over; if it asks for a person's approval on the way, give it.
 
@@ -320,8 +320,7 @@ class Teller:
         self.stack.console.print("\n[bold]Requests while all this happened[/]")
         failed = sum(tally.failures.values())
         self.stack.console.print(
-            f"  {tally.requests:,} for flights of September, which never land here; {tally.labels:,} outcomes told; "
-            f"{failed:,} failed",
+            f"  {tally.requests:,} for flights of the weeks to come; {tally.labels:,} outcomes told; {failed:,} failed",
             markup=False,
         )
         for (version, role), count in sorted(tally.answers.items()):

@@ -1,7 +1,8 @@
-"""Live requests for the demo: flights that the story never lands, sent to the scoring service one after the other.
+"""Live requests for the demo: flights of the weeks to come, sent to the scoring service one after the other.
 
-No model has seen them. They come in random order, so that the hour of the day makes no difference between the versions
-that a canary compares. Of some the outcome is told afterwards, as it would be once they have landed.
+When they are sent they have not landed, so no model has seen them. They come in random order, so that the hour of the
+day makes no difference between the versions that a canary compares. Of some the outcome is told afterwards, as it would
+be once they have landed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import httpx
 
-HELD_BACK: Final = (date(2013, 9, 1), date(2013, 10, 1))
-"""First local day, and the day after the last; later than whatever the story lands."""
 PER_SECOND: Final = 30.0
 LABELLED: Final = 5
 """The outcome of each fifth request is told."""
@@ -68,7 +67,8 @@ class Traffic:
     Args:
         url: of the scoring service.
         model: whom to ask.
-        flights: gives what to send; called once, when the model serves.
+        flights: gives what to send in a month, by its first day; called when the model serves, and at each turn.
+        month: the one to begin with.
         telling: makes request ids unique.
         per_second: at most so many requests.
         transport: for tests.
@@ -78,14 +78,15 @@ class Traffic:
         self,
         url: str,
         model: str,
-        flights: Callable[[], Sequence[LiveFlight]],
+        flights: Callable[[date], Sequence[LiveFlight]],
         *,
+        month: date,
         telling: str,
         per_second: float = PER_SECOND,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False, transport=transport)
-        self._model, self._flights, self._telling = model, flights, telling
+        self._model, self._flights, self._month, self._telling = model, flights, month, telling
         self._interval_s = 1 / per_second
         self._answers: Counter[tuple[str, str]] = Counter()
         self._failures: Counter[str] = Counter()
@@ -107,6 +108,10 @@ class Traffic:
         if kind is None and self._sending is not None:
             self._sending.result()
 
+    def turn_to(self, month: date) -> None:
+        """From the next request on, send this month's flights."""
+        self._month = month
+
     @property
     def tally(self) -> Tally:
         """So far; final once the block has ended."""
@@ -116,9 +121,14 @@ class Traffic:
         while not self._serves():
             if self._stopping.wait(_LOOK_AGAIN_S):
                 return
-        flights = itertools.cycle(self._flights())
+        month = self._month
+        flights = itertools.cycle(self._flights(month))
         due = time.monotonic()
-        for number, flight in enumerate(flights):
+        for number in itertools.count():
+            if month != self._month:
+                month = self._month
+                flights = itertools.cycle(self._flights(month))
+            flight = next(flights)
             # One that is late is not made up for: nobody asks faster because the answers came slowly.
             due = max(due + self._interval_s, time.monotonic())
             if self._stopping.wait(due - time.monotonic()):
@@ -164,10 +174,11 @@ class Traffic:
         return answer
 
 
-def held_back_flights(columns: Sequence[str], label: str, cache: Path) -> list[LiveFlight]:
-    """Flights of `HELD_BACK` in an order that is random and the same each time.
+def flights_of_month(month: date, columns: Sequence[str], label: str, cache: Path) -> list[LiveFlight]:
+    """A month's flights in an order that is random and the same each time.
 
     Args:
+        month: its first day.
         columns: what the model takes.
         label: column with the outcome, 0 or 1.
         cache: folder that keeps the prepared year.
@@ -176,7 +187,8 @@ def held_back_flights(columns: Sequence[str], label: str, cache: Path) -> list[L
 
     from flights.source import read_flights
 
-    table = read_flights(*HELD_BACK, cache=cache)
+    after = (month.replace(day=28) + timedelta(days=4)).replace(day=1)
+    table = read_flights(month, after, cache=cache)
     chosen = table.take(np.random.default_rng(2013).permutation(table.num_rows)[:_MANY])
     keys = zip(chosen["carrier"].to_pylist(), chosen["flight_number"].to_pylist(), strict=True)
     rows = zip(*(chosen[name].to_pylist() for name in columns), strict=True)

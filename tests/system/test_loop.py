@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from perennial.addresses import rollback_dag_id
+from perennial.addresses import monitor_dag_id, page_address, rollback_dag_id
 from perennial.domain.ledger_entry import MOVES, OUTCOMES
+from perennial.domain.references import MonitoringRef
 from perennial_demo import story
 from tests.system.conftest import World
 
@@ -122,6 +123,34 @@ def test_canary_takes_back_what_answers_otherwise_than_the_champion_and_the_next
         page = opened(told, run_of(entry), "canary", "Rollout")
         assert page.status_code == 200
         assert f"<title>{entry['outcome']}: {story.FLIGHTS}</title>" in page.text
+
+
+def test_drift_of_the_requests_was_alerted_once_and_its_run_won(told: World, history: list[dict[str, Any]]) -> None:
+    (run,) = [run for run in told.stack.airflow.runs(DAG_ID) if run.run_id.startswith("drift__")]
+    (alert,) = [
+        record
+        for record in told.command.json("alert", story.FLIGHTS, "--list")
+        if record["alert"]["source"] == "monitor"
+    ]
+    assert alert["outcomes"][-1]["fate"] == "started"
+    assert alert["outcomes"][-1]["run_id"] == run.run_id
+    assert run.conf["alert"]["alert_id"] == alert["alert"]["alert_id"]
+    assert alert["alert"]["summary"] in (run.note or "")
+    (promoted,) = [entry for entry in of(history, "promotion") if run_of(entry) == run.run_id]
+    assert promoted["request"]["trigger"] == "drift"
+    assert promoted["request"]["reason"]
+
+
+def test_look_of_the_monitor_has_its_page_for_those_who_may_read_the_dag(told: World) -> None:
+    dag = monitor_dag_id(story.FLIGHTS)
+    looks = [run for run in told.stack.airflow.runs(dag) if run.state == "success"]
+    seen = MonitoringRef.from_dict(told.stack.airflow.xcom(dag, looks[0].run_id, "observe"))
+    path = page_address(
+        seen.page_uri or "", root=told.runtime.root, model=story.FLIGHTS, airflow_url=told.stack.airflow_url
+    ).removeprefix(told.stack.airflow_url)
+    page = told.get(path)
+    assert page.status_code == 200
+    assert "temp" in page.text
 
 
 def test_champion_of_the_story_answers_requests(told: World, history: list[dict[str, Any]]) -> None:
@@ -245,7 +274,7 @@ def test_champion_of_a_moment_is_what_the_ledger_says_of_it(told: World, history
 def test_runs_were_started_by_rest_and_by_the_landing_sensor(told: World, history: list[dict[str, Any]]) -> None:
     types = {run.run_type for run in told.stack.airflow.runs(DAG_ID)}
     assert {"manual", "asset_triggered"} <= types
-    assert {"manual", "new_data"} <= {entry["request"]["trigger"] for entry in history}
+    assert {"manual", "new_data", "drift"} <= {entry["request"]["trigger"] for entry in history}
 
 
 def test_second_model_has_its_own_champion_of_another_task(told: World, diabetes: list[dict[str, Any]]) -> None:
@@ -343,10 +372,12 @@ def test_airflow_lists_no_import_error(told: World) -> None:
 
 
 def test_no_secret_is_in_a_task_log_the_ledger_or_an_artifact(told: World) -> None:
-    secret = told.stack.environment["AWS_SECRET_ACCESS_KEY"].encode()
+    values = told.stack.environment
+    secrets = [values["AWS_SECRET_ACCESS_KEY"].encode(), values["PERENNIAL_WEBHOOK_KEY"].partition(":")[2].encode()]
     files = [path for folder in (told.stack.home.airflow / "logs", told.stack.home.s3) for path in folder.rglob("*")]
     files += list(told.stack.home.logs.iterdir())
-    assert [path for path in files if path.is_file() and secret in path.read_bytes()] == []
+    contents = ((path, path.read_bytes()) for path in files if path.is_file())
+    assert [path for path, content in contents if any(secret in content for secret in secrets)] == []
 
 
 def test_story_told_again_moves_nothing_and_keeps_the_ledger(told: World) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -98,7 +98,8 @@ class Twin:
         return self.runtime.deployer(spec).status(self.model)
 
     def traffic(self) -> Traffic:
-        return Traffic(self.service.url, self.model, visits, telling=f"{time.time_ns()}", per_second=40)
+        url, telling = self.service.url, f"{time.time_ns()}"
+        return Traffic(url, self.model, lambda _month: visits(), month=date(2013, 2, 1), telling=telling, per_second=40)
 
     def begin(self, alpha: float) -> str:
         """A run with another challenger."""

@@ -1,7 +1,8 @@
 """First on the path of Airflow's processes in the system tests: lets a process kill itself where it hurts.
 
 At the end of a stage, which has had all its effects by then, and Airflow has not heard of it yet. And right after the
-alias was moved: the champion is another one by then, and the ledger has not heard of it yet.
+alias was moved: the champion is another one by then, and the ledger has not heard of it yet. And after each step that
+an alert takes in the API server.
 """
 
 from __future__ import annotations
@@ -50,7 +51,33 @@ def _arm_alias(adapter: Any) -> None:
     registry.point_alias = armed
 
 
-TARGETS = {"perennial.cycle": _arm_stages, "perennial.adapters.mlflow_registry": _arm_alias}
+def _arm_alert_ledger(module: Any) -> None:
+    ledger = module.AlertLedger
+    for method in ("open", "add", "replace", "close"):
+        setattr(ledger, method, _then_killed(getattr(ledger, method), f"alert_{method}"))
+
+
+def _arm_starter(module: Any) -> None:
+    module.AirflowStarter.start = _then_killed(module.AirflowStarter.start, "alert_start")
+
+
+def _then_killed(step: Callable[..., Any], where: str) -> Callable[..., Any]:
+    """The same step, and then the end of the API server's process if it was for a model whose hour has come."""
+
+    def armed(self: Any, of: Any, *arguments: Any, **options: Any) -> Any:
+        done = step(self, of, *arguments, **options)
+        _kill_once(of if isinstance(of, str) else of.alert.model, where)
+        return done
+
+    return armed
+
+
+TARGETS = {
+    "perennial.cycle": _arm_stages,
+    "perennial.adapters.mlflow_registry": _arm_alias,
+    "perennial.alert_ledger": _arm_alert_ledger,
+    "perennial_airflow.runs": _arm_starter,
+}
 
 
 class _Loader(importlib.abc.Loader):

@@ -12,8 +12,9 @@ from tests.unit.demo.test_story import Told, a_run, an_entry
 
 from perennial_demo.airflow_api import Question
 from perennial_demo.chapters import DIABETES, FLIGHTS
+from perennial_demo.closing import verify_ledgers
 from perennial_demo.errors import DemoError
-from perennial_demo.story import dag_id
+from perennial_demo.story import MODELS, dag_id
 
 told = test_story.told
 """The fixture."""
@@ -109,7 +110,7 @@ def test_single_champion_is_not_taken_back(taking_back: Told) -> None:
 
 def test_whole_ledgers_are_said_to_be_sound(told: Told) -> None:
     promote(told, 1)
-    told.teller.verify()
+    verify_ledgers(told.teller.stack.console, told.teller.runtime, MODELS)
     assert "flights_delay: yes; 1 entry, each" in told.output
 
 
@@ -119,4 +120,4 @@ def test_ledger_with_a_changed_byte_fails_the_demo(told: Told, tmp_path: Path) -
     first = min((tmp_path / "perennial/store/ledger/flights_delay").glob("*.json"))
     first.write_bytes(first.read_bytes().replace(b'"why"', b'"wye"'))
     with pytest.raises(DemoError, match="damaged"):
-        told.teller.verify()
+        verify_ledgers(told.teller.stack.console, told.teller.runtime, MODELS)

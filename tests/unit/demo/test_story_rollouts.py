@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
 from tests.unit.demo import test_story
 from tests.unit.demo.test_story import NOW, ROOT, Told, a_run
 
-from perennial_demo.chapters import CHAPTERS, FLIGHTS, Chapter
+from perennial_demo.chapters import CHAPTERS, FIRST_MONTH, FLIGHTS, Chapter
 from perennial_demo.errors import DemoError
-from perennial_demo.traffic import HELD_BACK, Tally
+from perennial_demo.traffic import Tally
 
 told = test_story.told
 """The fixture."""
@@ -61,7 +62,7 @@ def test_parameters_of_a_chapter_reach_the_run(told: Told, monkeypatch: pytest.M
 def test_requests_are_told_by_version_and_role(told: Told) -> None:
     tally = Tally(answers={("1", "champion"): 1500, ("2", "canary"): 200}, labels=340)
     told.teller.show_traffic(tally)
-    assert "1,700 for flights of September, which never land here; 340 outcomes told; 0 failed" in told.output
+    assert "1,700 for flights of the weeks to come; 340 outcomes told; 0 failed" in told.output
     assert "1,500 answered by version 1 as champion" in told.output
     assert "200 answered by version 2 as canary" in told.output
 
@@ -90,14 +91,18 @@ def test_requests_are_sent_only_where_the_specs_deploy_the_model_to_the_service(
     assert told.teller.traffic() is None
 
 
-def test_days_that_requests_come_from_never_land(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = []
+def test_flights_that_requests_are_about_have_not_landed_yet(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = [date.min]
     monkeypatch.setattr("flights.publisher.publish", lambda _first, end, *, cache: ends.append(end))
     monkeypatch.setattr("flights.publisher.publish_corrupted", lambda *_a, **_k: None)
+    month, asked = FIRST_MONTH, set()
     for chapter in CHAPTERS:
         if chapter.model == FLIGHTS:
+            month = chapter.live or month
             chapter.land(told.teller)
-    assert max(ends) <= HELD_BACK[0]
+            assert max(ends) <= month, chapter.title
+            asked.add(month)
+    assert len(asked) == 6
 
 
 def test_run_that_is_over_is_told_without_a_canary(told: Told) -> None:

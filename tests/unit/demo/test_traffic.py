@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import httpx
@@ -14,9 +15,10 @@ import pytest
 
 from flights import source
 from perennial_demo import traffic
-from perennial_demo.traffic import LABELLED, LABELS_AT_ONCE, LiveFlight, Traffic, held_back_flights
+from perennial_demo.traffic import LABELLED, LABELS_AT_ONCE, LiveFlight, Traffic, flights_of_month
 
 MODEL = "flights_delay"
+APRIL, JULY = date(2013, 4, 1), date(2013, 7, 1)
 FLIGHTS = [LiveFlight(body=b"one", key="UA1", label=0), LiveFlight(body=b"two", key="UA2", label=1)]
 
 
@@ -57,7 +59,11 @@ def answer(version: str = "1", role: str = "champion") -> httpx.Response:
 @contextmanager
 def sending(service: FakeService) -> Iterator[Traffic]:
     transport = httpx.MockTransport(service)
-    client = Traffic("http://scoring", MODEL, lambda: FLIGHTS, telling="t", per_second=1000, transport=transport)
+
+    def flights(month: date) -> list[LiveFlight]:
+        return FLIGHTS if month == APRIL else [LiveFlight(body=b"hot", key="UA7", label=1)]
+
+    client = Traffic("http://scoring", MODEL, flights, month=APRIL, telling="t", per_second=1000, transport=transport)
     with client:
         yield client
 
@@ -91,6 +97,18 @@ def test_outcomes_of_each_fifth_answered_request_are_told_the_last_ones_at_the_e
     assert [label["request_id"] for label in service.told] == ids
     assert [label["label"] for label in service.told[:2]] == [0, 1]
     assert client.tally.labels == len(ids)
+
+
+def test_turn_to_another_month_changes_what_is_sent_and_no_id_comes_twice() -> None:
+    service = FakeService()
+    with sending(service) as client:
+        service.wait_for(4)
+        client.turn_to(JULY)
+        service.wait_for(len(service.asked) + 4)
+    bodies = [request.content for request in service.asked]
+    assert set(bodies[: bodies.index(b"hot")]) == {b"one", b"two"}
+    assert set(bodies[bodies.index(b"hot") :]) == {b"hot"}
+    assert len({request.headers["x-request-id"] for request in service.asked}) == len(bodies)
 
 
 def test_nothing_is_sent_before_there_is_a_champion(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +154,7 @@ def test_mistake_in_the_client_is_not_passed_over() -> None:
         service.wait_for(1)
 
 
-def test_flights_are_those_held_back_in_an_order_that_is_not_time(
+def test_flights_are_those_of_the_month_in_an_order_that_is_not_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days = [f"2013-{month:02d}-{day:02d}" for month in (8, 9, 10) for day in range(1, 31)]
@@ -150,7 +168,7 @@ def test_flights_are_those_held_back_in_an_order_that_is_not_time(
         }
     )
     monkeypatch.setattr(source, "_prepared_year", lambda _cache: table)
-    found = held_back_flights(("temp", "carrier"), "is_late", tmp_path)
+    found = flights_of_month(date(2013, 9, 1), ("temp", "carrier"), "is_late", tmp_path)
     rows = [json.loads(flight.body)["dataframe_split"] for flight in found]
     assert all(row["columns"] == ["temp", "carrier"] for row in rows)
     numbers = [row["data"][0][0] for row in rows]
@@ -158,4 +176,4 @@ def test_flights_are_those_held_back_in_an_order_that_is_not_time(
     assert numbers != sorted(numbers)
     assert [flight.key for flight in found] == [f"UA{number}" for number in numbers]
     assert [flight.label for flight in found] == [number % 2 for number in numbers]
-    assert found == held_back_flights(("temp", "carrier"), "is_late", tmp_path)
+    assert found == flights_of_month(date(2013, 9, 1), ("temp", "carrier"), "is_late", tmp_path)
