@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from perennial.addresses import retrain_dag_id
 from perennial.errors import NotFoundError, RequestError, TransientError
-from perennial.ports import RetrainDag, RetrainRun
+from perennial.retrain_runs import RetrainDag, RetrainRun
 from perennial_airflow.request import DRIFT_RUN_PREFIX
 
 log = logging.getLogger(__name__)

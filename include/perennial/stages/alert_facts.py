@@ -22,7 +22,8 @@ from perennial.domain.times import parse_time
 from perennial.errors import StoreUnavailableError
 from perennial.ledger import Ledger
 from perennial.ledger_objects import LedgerObjects, Mark
-from perennial.ports import Clock, ObjectInfo, ObjectStore, RetrainDag, RetrainRun, RunStarter
+from perennial.ports import Clock, ObjectInfo, ObjectStore
+from perennial.retrain_runs import RetrainDag, RetrainRun, RunStarter
 from perennial.spec.model import ModelSpec
 from perennial.stages.landed_files import is_hidden, not_yet
 from perennial.stages.landing import landing_state, seen_digest

@@ -21,7 +21,8 @@ from perennial.domain.alert import Alert, Fate, Outcome, one_line
 from perennial.domain.governor import decide
 from perennial.errors import AlertConflictError, NotFoundError, PerennialError, TerminalError, TransientError
 from perennial.ledger import Ledger
-from perennial.ports import Clock, ObjectStore, RunStarter
+from perennial.ports import Clock, ObjectStore
+from perennial.retrain_runs import RunStarter
 from perennial.spec.model import ModelSpec
 from perennial.stages.alert_facts import data_facts, runs_for
 

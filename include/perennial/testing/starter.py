@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perennial.errors import NotFoundError
-from perennial.ports import Clock, RetrainDag, RetrainRun
+from perennial.ports import Clock
+from perennial.retrain_runs import RetrainDag, RetrainRun
 
 _DAY = timedelta(hours=24)
 _MOST_NOTE = 1000

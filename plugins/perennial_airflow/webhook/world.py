@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from perennial.errors import TransientError
 from perennial.ledger import Ledger
-from perennial.ports import Clock, ObjectStore, RunStarter
+from perennial.ports import Clock, ObjectStore
+from perennial.retrain_runs import RunStarter
 from perennial.runtime import SystemClock
 from perennial.settings import load_settings
 from perennial.spec.loader import SUFFIXES, load_spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +68,20 @@ def test_pass_that_a_killed_run_had_reached_is_no_promotion(
     end_abandoned(live.spec, door=live.door, deployer=live.deployer, owner="next")
     assert [entry.approved for entry in live.ends()] == ([False] if minutes else [])
     assert live.champion == "1"
+
+
+def test_stop_while_the_platform_is_away_is_on_record_and_done_again_takes_the_share_back(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.under_way(live.case())
+
+    def away(*_: Any) -> None:
+        raise DeployerUnavailableError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.deployer, "roll_back", away)
+        with pytest.raises(DeployerUnavailableError, match=r"no answer\. The stop of churn's challenger is on record"):
+            live.stop()
+    assert live.deployer.status(MODEL).rollout_id is not None
+    live.stop()
+    assert live.deployer.status(MODEL).rollout_id is None

@@ -83,23 +83,6 @@ def test_stop_after_it_has_passed_keeps_it_from_being_promoted(live: Live) -> No
     assert live.look(case).ended == stopped
 
 
-def test_stop_while_the_platform_is_away_is_on_record_and_done_again_takes_the_share_back(
-    live: Live, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    live.under_way(live.case())
-
-    def away(*_: Any) -> None:
-        raise DeployerUnavailableError("no answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(live.deployer, "roll_back", away)
-        with pytest.raises(DeployerUnavailableError, match=r"no answer\. The stop of churn's challenger is on record"):
-            live.stop()
-    assert live.deployer.status(MODEL).rollout_id is not None
-    live.stop()
-    assert live.deployer.status(MODEL).rollout_id is None
-
-
 def test_stop_between_shadow_and_canary_keeps_the_canary_from_beginning(live: Live) -> None:
     live.spec = spec_with(shadow=SHADOW, canary=CANARY)
     case = live.case()
