@@ -37,7 +37,7 @@ from perennial_demo.chapters import (
 from perennial_demo.closing import champions, history_table, styled_outcome, verify_ledgers
 from perennial_demo.errors import DemoError
 from perennial_demo.stack import Stack
-from perennial_demo.summer import Summer
+from perennial_demo.summer import DRIFT_RUN, Summer
 from perennial_demo.traffic import Tally, Traffic, flights_of_month
 
 if TYPE_CHECKING:
@@ -185,6 +185,9 @@ class Teller:
 
     def _run_of(self, chapter: Chapter, before: Sequence[DagRun]) -> DagRun | None:
         """The chapter's run when it is over; None if there was nothing to do."""
+        if chapter.by_alert and self._traffic is None:
+            self.stack.console.print("  the specs deploy the model elsewhere: there are no requests to look at")
+            return None
         if chapter.by_alert:
             return Summer(self.stack, self.runtime, chapter.model, self._wait).tell()
         return self._by_rest(chapter) if chapter.as_of else self._by_sensor(chapter, before)
@@ -304,7 +307,7 @@ class Teller:
         decision = next((other for other in of_run if other.kind == "decision"), entry)
         text = Text("  ").append_text(styled_outcome(decision))
         data = f"  data up to {data_up_to(entry)}" if "snapshot" in entry.references else ""
-        text.append(f"  champion {champions(entry)}{data}  ({RUN_TYPES.get(run.run_type, run.run_type)}, {took:.1f} s)")
+        text.append(f"  champion {champions(entry)}{data}  ({_way_in(run)}, {took:.1f} s)")
         text.append(f"\n  {plain_times(decision.summary)}")
         for rollout in (other for other in of_run if other.kind == ROLLOUT):
             text.append("\n  ").append_text(styled_outcome(rollout))
@@ -378,6 +381,12 @@ class Teller:
 
     def _run_url(self, model: str, run_id: str) -> str:
         return f"{self.stack.airflow_url}/dags/{dag_id(model)}/runs/{run_id}"
+
+
+def _way_in(run: DagRun) -> str:
+    """What started it."""
+    is_for_an_alert = run.run_id.startswith(DRIFT_RUN)
+    return "started by the alert" if is_for_an_alert else RUN_TYPES.get(run.run_type, run.run_type)
 
 
 def open_runtime(stack: Stack) -> Runtime:

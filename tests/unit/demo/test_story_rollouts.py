@@ -110,3 +110,10 @@ def test_run_that_is_over_is_told_without_a_canary(told: Told) -> None:
     told.ends("asset_triggered__1")
     told.teller.tell(told.sensor_chapter())
     assert "canary" not in told.output
+
+
+def test_chapter_of_the_alert_is_left_out_where_nobody_sends_requests(told: Told) -> None:
+    [chapter] = [chapter for chapter in CHAPTERS if chapter.by_alert]
+    told.teller.tell(chapter)
+    assert "there are no requests to look at" in told.output
+    assert told.airflow.waited_for == []
