@@ -93,31 +93,33 @@ class Perennial:
         scores = {"score": _counted(self.score, rows.scores)}
         self.found["prediction_drift"] = compare([self.score], scores, self.rules.drift)
         opened = {
-            signal: self._fold(window, signal, [each.column for each in drifts if each.drifted], _strongest(drifts))
+            signal: self._fold(
+                window,
+                signal,
+                [each.column for each in drifts if each.drifted],
+                {each.column: each.strength for each in drifts},
+            )
             for signal, drifts in self.found.items()
         }
         now = _auc(rows.labels, rows.scores, 0.95)
         allowed = self.rules.performance.max_loss
         verdict = judge_performance(self.performance, now.value, now.low, now.high, max_loss=allowed)
         opened["performance"] = self._fold(
-            window, "performance", ["roc_auc"] if verdict.beyond else [], verdict.strength
+            window, "performance", ["roc_auc"] if verdict.beyond else [], {"roc_auc": verdict.strength}
         )
         return opened
 
-    def _fold(self, window: int, signal: str, beyond: Sequence[str], strength: float) -> bool:
+    def _fold(self, window: int, signal: str, beyond: Sequence[str], strengths: Mapping[str, float]) -> bool:
         verdict = WindowVerdict(
             signal=signal,
             end=EPOCH + window * timedelta(days=1),
             beyond=tuple(beyond),
-            strength=strength,
+            strength=max(strengths.values()),
+            strengths=strengths,
             version=str(self.version),
         )
         self.states[signal], opened, _ = fold(self.states[signal], verdict, self.rules.alert)
         return opened
-
-
-def _strongest(drifts: Sequence[ColumnDrift]) -> float:
-    return max(each.strength for each in drifts)
 
 
 def _auc(labels: Floats, scores: Floats, confidence: float) -> MetricValue:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, dag, task
 
-from perennial.errors import TerminalError
+from perennial.errors import TerminalError, TransientError
 from perennial_airflow.hooks.webhook import WebhookHook
 
 TOPIC = "perennial-alerts"
 KAFKA_CONN_ID = "kafka_default"  # its extra holds librdkafka's settings: bootstrap.servers, group.id, ...
+RETRIES = 288  # a day: the topic does not hand a message out again
+RETRY_DELAY = timedelta(minutes=5)
 
 log = logging.getLogger(__name__)
 ALERTS = Asset(
@@ -32,13 +35,15 @@ ALERTS = Asset(
 )
 
 
-@dag(schedule=[ALERTS], catchup=False, tags=["perennial"], default_args={"retries": 4, "retry_delay": 30})
+@dag(
+    schedule=[ALERTS], catchup=False, tags=["perennial"], default_args={"retries": RETRIES, "retry_delay": RETRY_DELAY}
+)
 def perennial_alerts_from_kafka() -> None:
     """Post each message to the webhook."""
 
     @task
     def hand_over(triggering_asset_events: Any = None) -> None:
-        webhook = WebhookHook()
+        webhook, unanswered = WebhookHook(), None
         for event in triggering_asset_events[ALERTS]:
             body = event.extra["payload"].encode()
             try:
@@ -47,7 +52,13 @@ def perennial_alerts_from_kafka() -> None:
             except TerminalError as error:
                 log.error("a message is passed over: %s", error)
                 continue
+            except TransientError as error:
+                log.warning("a message is handed over again by the next try: %s", error)
+                unanswered = error
+                continue
             log.info("%s (%s)", outcome.fate, outcome.reason)
+        if unanswered is not None:
+            raise unanswered
 
     hand_over()
 

@@ -12,12 +12,12 @@ from typing import Any
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
 from airflow.sdk import Asset, AssetWatcher, dag, task
 
-from perennial.errors import TerminalError
+from perennial.errors import TerminalError, TransientError
 from perennial_airflow.hooks.webhook import WebhookHook
 
 QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/perennial-alerts"
 AWS_CONN_ID = "aws_default"
-VISIBILITY_S = 600  # longer than the task below and its retries take
+VISIBILITY_S = 600  # longer than the task below takes; a message that comes again is the same alert
 
 log = logging.getLogger(__name__)
 ALERTS = Asset(
@@ -50,7 +50,7 @@ def perennial_alerts_from_sqs() -> None:
         from airflow.providers.amazon.aws.hooks.sqs import SqsHook
 
         queue = SqsHook(aws_conn_id=AWS_CONN_ID).conn
-        webhook = WebhookHook()
+        webhook, unanswered = WebhookHook(), None
         for event in triggering_asset_events[ALERTS]:
             for message in event.extra["payload"]["message_batch"]:
                 try:
@@ -58,8 +58,14 @@ def perennial_alerts_from_sqs() -> None:
                 except TerminalError as error:  # no alert of ours: the queue's dead-letter queue gets it in the end
                     log.error("message %s stays in the queue: %s", message["MessageId"], error)
                     continue
+                except TransientError as error:
+                    log.warning("message %s is handed over again by the next try: %s", message["MessageId"], error)
+                    unanswered = error
+                    continue
                 log.info("message %s: %s (%s)", message["MessageId"], outcome.fate, outcome.reason)
                 queue.delete_message(QueueUrl=QUEUE, ReceiptHandle=message["ReceiptHandle"])
+        if unanswered is not None:
+            raise unanswered
 
     hand_over()
 

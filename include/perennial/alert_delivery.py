@@ -141,8 +141,9 @@ class _Carrier:
             try:
                 self.tell(notice, message)
             except Exception as error:  # a provider's errors are of any kind, and one of them must not stop the others
-                _log.warning("%s: %s was not told: %s", item.alert.alert_id, name, error, exc_info=True)
-                problems.append(_told_not(item.alert, name, error))
+                problem = _told_not(item.alert, name, error)
+                _log.warning("%s", problem)
+                problems.append(problem)
             else:
                 _log.info("%s: told %s", item.alert.alert_id, name)
                 told.append(name)
@@ -214,5 +215,7 @@ def notice_name(notice: Notice) -> str:
 
 
 def _told_not(alert: Alert, name: str, error: Exception) -> PerennialError:
+    # Never a provider's own words or traceback: an incoming webhook's address is its secret, and requests repeats it.
+    why = str(error) if isinstance(error, PerennialError) else type(error).__name__
     kind = TerminalError if isinstance(error, TerminalError) else TransientError
-    return kind(f"{alert.alert_id}: {name} was not told: {type(error).__name__}: {str(error)[:200]}")
+    return kind(f"{alert.alert_id}: {name} was not told: {why}")

@@ -31,6 +31,8 @@ from perennial.errors import (
 
 TIMEOUT_S: Final = 15.0
 """For the connection, and again for the answer."""
+TICK_TIMEOUT_S: Final = 60.0
+"""Likewise, for a tick: the webhook takes up alerts for some seconds, and ends what it has begun."""
 ENCODED_SECRET: Final = "whsec_"  # noqa: S105 - a prefix
 """A secret that begins so is base64 from there on (Standard Webhooks); any other is its own UTF-8 bytes (MLflow)."""
 
@@ -142,7 +144,7 @@ def send_message(
 
 
 def send_tick(
-    model: str, *, airflow_url: str, key: SigningKey, now: datetime, timeout_s: float = TIMEOUT_S
+    model: str, *, airflow_url: str, key: SigningKey, now: datetime, timeout_s: float = TICK_TIMEOUT_S
 ) -> tuple[Outcome, ...]:
     """Let the webhook look at the model's deferred alerts; what became of those that were due.
 

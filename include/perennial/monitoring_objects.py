@@ -18,12 +18,31 @@ from typing import Any, Final
 from perennial.domain.alert import Alert
 from perennial.domain.fingerprint import canonical_json, sha256_of
 from perennial.domain.times import parse_time
+from perennial.errors import IntegrityError
 from perennial.json_objects import JSON_TYPE, put_once, stored_object
 from perennial.ports import ObjectStore
 
 _log = logging.getLogger(__name__)
 _HTML: Final = "text/html; charset=utf-8"
 _REPORT: Final = "/report.json"
+_FOLDER: Final = "%Y%m%dT%H%M%SZ"
+_NEEDED: Final = (
+    "window_start",
+    "window_end",
+    "rows",
+    "summary",
+    "champion",
+    "versions",
+    "service",
+    "data_drift",
+    "prediction_drift",
+    "performance",
+    "signals",
+    "alerts",
+    "states",
+    "history",
+)
+"""Of a report, by whoever looks next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +90,16 @@ class MonitoringObjects:
     model: str
 
     def newest(self, now: datetime) -> StoredReport | None:
-        """The report of the newest window; None: there is none. Half a report, of a crash, is as good as none."""
-        month = now.astimezone(UTC).replace(day=1)
-        # Reports pile up over the years; nearly always the newest is of this month or the one before.
-        for prefix in (f"{month:%Y%m}", f"{month - timedelta(days=1):%Y%m}", ""):
+        """The report of the newest window; None: there is none. Half a report, of a crash, is as good as none.
+
+        Raises:
+            IntegrityError: it is JSON, and no report.
+        """
+        today = now.astimezone(UTC)
+        month = today.replace(day=1)
+        # Reports pile up, up to thousands a day; nearly always the newest is of this day or the one before.
+        days = (f"{today:%Y%m%d}", f"{today - timedelta(days=1):%Y%m%d}")
+        for prefix in (*days, f"{month:%Y%m}", f"{month - timedelta(days=1):%Y%m}", ""):
             listed = [info.uri for info in self.store.list(self._folder + prefix) if info.uri.endswith(_REPORT)]
             for uri in reversed(listed):
                 if (found := self._report(uri)) is not None:
@@ -133,13 +158,20 @@ class MonitoringObjects:
         return f"{self.root}/monitoring-outbox/{self.model}/"
 
     def _uri(self, window_end: datetime, name: str) -> str:
-        return f"{self._folder}{window_end.astimezone(UTC):%Y%m%dT%H%M%SZ}{name}"
+        return f"{self._folder}{window_end.astimezone(UTC):{_FOLDER}}{name}"
 
     def _report(self, uri: str) -> StoredReport | None:
         if stored_object(self.store, uri) is None:
             return None
         content = self.store.read(uri)
-        return StoredReport(content=json.loads(content), uri=uri, sha256=sha256_of(content))
+        found = json.loads(content)
+        lacking = [key for key in _NEEDED if key not in found]
+        if lacking or not _is_of(found["window_end"], uri):
+            what = f"it lacks {', '.join(lacking)}" if lacking else f"its window_end is {found['window_end']!r}"
+            raise IntegrityError(
+                f"{uri} is no report: {what}. Somebody changed it: put it back, or delete it, and the alarms begin anew"
+            )
+        return StoredReport(content=found, uri=uri, sha256=sha256_of(content))
 
     def _item(self, uri: str) -> OutboxItem | None:
         found = stored_object(self.store, uri)
@@ -158,3 +190,11 @@ class MonitoringObjects:
         except (KeyError, ValueError) as error:
             _log.warning("%s is passed over: %s", uri, error)
             return None
+
+
+def _is_of(window_end: Any, uri: str) -> bool:
+    """Whether a report lies where that of a window belongs."""
+    try:
+        return f"/{parse_time(str(window_end)).astimezone(UTC):{_FOLDER}}/" in uri
+    except ValueError:
+        return False

@@ -74,7 +74,7 @@ def test_look_is_green_and_its_alerts_are_sent(world: World, monkeypatch: pytest
     with a_webhook() as webhook:
         run, tasks = run_dag(world, webhook, monkeypatch)
     assert (run, tasks) == ("success", {"observe": "success", "send_alerts": "success"})
-    assert [path for path, _ in webhook.received] == ["/perennial/v1/alerts", "/perennial/v1/tick"]
+    assert [path for path, _ in webhook.received] == ["/perennial/v1/tick", "/perennial/v1/alerts"]
     assert outbox(world).outbox() == ()
 
 
@@ -88,5 +88,5 @@ def test_look_that_fails_turns_the_run_red_and_alerts_are_sent_all_the_same(
     with a_webhook() as webhook:
         run, tasks = run_dag(world, webhook, monkeypatch)
     assert (run, tasks) == ("failed", {"observe": "failed", "send_alerts": "failed"})
-    assert [path for path, _ in webhook.received] == ["/perennial/v1/alerts", "/perennial/v1/tick"]
+    assert [path for path, _ in webhook.received] == ["/perennial/v1/tick", "/perennial/v1/alerts"]
     assert outbox(world).outbox() == ()

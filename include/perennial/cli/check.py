@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from perennial.spec.model import ModelSpec
 
 _FIELDS: Final = ("file", "field", "value", "allowed")
+_MONDAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
+_A_WEEK: Final = timedelta(days=8)
+"""And a day: the gap around a weekend is in it."""
+_OFTEN: Final = timedelta(hours=1)
+"""A monitor that looks so often keeps no alert waiting for long."""
 
 
 def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -35,7 +41,7 @@ def check_specs(arguments: argparse.Namespace, settings: Settings) -> int:
             problems += error.problems
         else:
             good.append(spec.name)
-            warnings += [*_unbounded_errors(path, spec), *_unheard_alerts(path, spec)]
+            warnings += [*_unbounded_errors(path, spec), *_unheard_alerts(path, spec), *_skipped_windows(path, spec)]
     if not paths:
         problems.append(SpecProblem(str(settings.specs), "(folder)", "(no spec)", no_specs(settings.specs)))
     if arguments.json:
@@ -76,6 +82,8 @@ def _unbounded_errors(path: Path, spec: ModelSpec) -> list[SpecProblem]:
 
 
 def _unheard_alerts(path: Path, spec: ModelSpec) -> list[SpecProblem]:
+    from perennial.spec.fields import format_duration
+
     watching, policy = spec.monitoring, spec.triggers.on_drift
     if watching is None:
         return []
@@ -88,7 +96,50 @@ def _unheard_alerts(path: Path, spec: ModelSpec) -> list[SpecProblem]:
     if policy is not None and watching.schedule is None:
         text = "an alert that has to wait is come back to by the monitor's next run only, and no clock starts one"
         return [SpecProblem(path.name, "monitoring.schedule", "null", text)]
+    if policy is not None and watching.schedule and _rests(watching.schedule, limit := max(policy.cooldown, _OFTEN)):
+        text = (
+            f"an alert that has to wait is come back to by the monitor's next run only, and more than "
+            f"{format_duration(limit)} pass between two of them: a wait of minutes may become so long. Look at least "
+            f"once an hour, such as 10 * * * *"
+        )
+        return [SpecProblem(path.name, "monitoring.schedule", watching.schedule, text)]
     return []
+
+
+def _skipped_windows(path: Path, spec: ModelSpec) -> list[SpecProblem]:
+    """More windows between two looks than one look takes. A replay is left alone: whoever replays also looks."""
+    from perennial.spec.fields import format_duration
+    from perennial.stages.monitor import MOST_WINDOWS
+
+    watching = spec.monitoring
+    if watching is None or watching.schedule is None or watching.reference_window is not None:
+        return []
+    if not _rests(watching.schedule, limit := MOST_WINDOWS * watching.window):
+        return []
+    text = (
+        f"more than {format_duration(limit)} pass between two looks, in which more than {MOST_WINDOWS} windows of "
+        f"{format_duration(watching.window)} end; a look takes the newest {MOST_WINDOWS}, and nobody looks at the "
+        f"others. Look more often, or take longer windows"
+    )
+    return [SpecProblem(path.name, "monitoring.schedule", watching.schedule, text)]
+
+
+def _rests(cron: str, limit: timedelta) -> bool:
+    """Whether more than `limit` passes between two of its times, at some time of a week. Unknown without Airflow."""
+    try:
+        from croniter import CroniterError, croniter  # type: ignore[import-untyped]
+    except ModuleNotFoundError:  # Airflow's; without it no schedule starts anything here
+        return False
+    try:
+        at = first = croniter(cron, _MONDAY).get_next(datetime)
+        while at < first + _A_WEEK:
+            last = croniter(cron, at + limit + timedelta(seconds=1)).get_prev(datetime)  # within the limit
+            if last <= at:
+                return True
+            at = last
+    except (CroniterError, ValueError):  # the DAG's import error says what is wrong with it
+        return False
+    return False
 
 
 def _show(good: Sequence[str], problems: Sequence[SpecProblem], warnings: Sequence[SpecProblem]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -41,11 +41,14 @@ class WindowVerdict:
     """What is beyond its limit: columns of `data_drift`, scores of `prediction_drift`, the metric of `performance`,
     figures of `service`. Empty: nothing."""
     strength: float
-    """The largest value in multiples of its limit; what `AlarmRules.close_below` is compared with. 0 or more."""
+    """The largest value in multiples of its limit, 0 or more."""
     enough: bool = True
     """False: too few rows, or nothing to compare with. The window is passed over."""
     version: str | None = None
     """The model version that the signal is about: with another one, the alarm begins anew. None: about no version."""
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    """In multiples of its limit, by the names that `beyond` may hold: what `AlarmRules.close_below` is compared with. A
+    name that is not there is calm; empty: each has `strength`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +64,10 @@ class AlarmState:
     opened_at: datetime | None = None
     """End of the window that raised the open alert; None: no alert is open."""
     because: tuple[str, ...] = ()
-    """What was beyond its limit in k of n windows when the open alert was raised."""
+    """What was beyond its limit in k of n windows when the open alert was raised, and in those before that it took
+    the place of."""
     calm: int = 0
-    """Judged windows in a row that have been below `close_below` since the alert."""
+    """Judged windows in a row since the alert in which all of `because` has been below `close_below`."""
 
     @property
     def is_open(self) -> bool:
@@ -126,9 +130,10 @@ def fold(state: AlarmState, verdict: WindowVerdict, rules: AlarmRules) -> tuple[
     """The state after one more window, whether this window opened an alert, and whether it closed one.
 
     An alert opens when one and the same thing is beyond its limit in the newest window and in k of the newest n judged
-    ones. It closes when another version serves, or after `close_after` judged windows in a row with nothing beyond and
-    a strength below `close_below`; then k windows are needed anew. A window that is not newer than the last changes
-    nothing, one with too few rows can do no more than tell that another version serves.
+    ones. While it is open, another thing for which that holds opens a new alert in its place, which is about both. It
+    closes when another version serves, or after `close_after` judged windows in a row in which nothing that it is about
+    is beyond, and all of that is below `close_below`; then k windows are needed anew. A window that is not newer than
+    the last changes nothing, one with too few rows can do no more than tell that another version serves.
 
     Returns:
         The state, `opened`, `closed`; both are True if another version's first window opens an alert at once (k = 1).
@@ -148,14 +153,20 @@ def fold(state: AlarmState, verdict: WindowVerdict, rules: AlarmRules) -> tuple[
     if not verdict.enough:
         return state, False, closed
     state = replace(state, recent=(*state.recent, verdict.beyond)[-rules.of :])
-    if not state.is_open:
-        because = _persistent(state.recent, rules.windows)
-        opened_at = verdict.end if because else None
-        return replace(state, opened_at=opened_at, because=because), bool(because), closed
-    calm = state.calm + 1 if not verdict.beyond and verdict.strength < rules.close_below else 0
+    fresh = tuple(name for name in _persistent(state.recent, rules.windows) if name not in state.because)
+    if fresh:
+        return replace(state, opened_at=verdict.end, because=(*state.because, *fresh), calm=0), True, closed
+    calm = state.calm + 1 if state.is_open and _is_calm(verdict, state.because, rules.close_below) else 0
     if calm < rules.close_after:
         return replace(state, calm=calm), False, closed
-    return AlarmState(signal=state.signal, version=state.version, last=verdict.end), False, True
+    others = tuple(tuple(name for name in names if name not in state.because) for names in state.recent)
+    return AlarmState(signal=state.signal, version=state.version, last=verdict.end, recent=others), False, True
+
+
+def _is_calm(verdict: WindowVerdict, names: tuple[str, ...], below: float) -> bool:
+    found = verdict.strengths
+    strengths = (found.get(name, 0.0) if found else verdict.strength for name in names)
+    return not set(names) & set(verdict.beyond) and all(strength < below for strength in strengths)
 
 
 def _persistent(recent: tuple[tuple[str, ...], ...], windows: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perennial.domain.profile import CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
+from perennial.domain.profile import FURTHEST, CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.integer]
@@ -19,6 +20,10 @@ BINS: Final = 40
 MAX_LEVELS: Final = 100
 MAX_TEXT: Final = 200
 """Characters of a level; longer ones are cut."""
+TAIL: Final = 0.001
+"""Share of the values at either end that the spread does not look at, one row at least of a hundred and more."""
+_SAME: Final = 2.0**-23
+"""Relative difference of one number that went through 32 bits on one of the ways."""
 _CHUNK: Final = 65_536
 """Values at a time: half a megabyte, which stays in a core's own cache while it is compared with each edge."""
 
@@ -51,10 +56,10 @@ def build_number_profile(column: str, values: Floats, *, bins: int = BINS) -> Nu
         return NumberProfile(column=column, edges=(), counts=(len(present),), missing=missing, means=(nan,), **facts)
     edges = _edges(finite, bins)
     cuts = np.searchsorted(finite, edges)
+    constant = _constant(finite)
     with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near the largest
-        mean, spread = float(finite.mean()), float(np.nan_to_num(finite.std(), nan=np.inf))
-        means = np.add.reduceat(finite, [0, *cuts]) / np.diff(cuts, prepend=0, append=len(finite))
-    constant = finite[0] == finite[-1]
+        mean, (spread, usual) = float(finite.mean()), _spread(finite)
+        means = np.add.reduceat(usual, [0, *cuts]) / np.diff(cuts, prepend=0, append=len(finite))
     return NumberProfile(
         column=column,
         edges=tuple(edges.tolist()),
@@ -69,14 +74,42 @@ def build_number_profile(column: str, values: Floats, *, bins: int = BINS) -> Nu
 
 
 def _edges(finite: Floats, bins: int) -> Floats:
-    """Inner edges, each a value that occurs, so that no bin is empty; `finite` is sorted."""
-    starts: Floats = finite[1:][finite[1:] != finite[:-1]]
-    if len(starts) < bins:
-        return starts
-    at = np.ceil(np.arange(1, bins) * len(finite) / bins).astype(np.intp)
-    quantiles: Floats = np.unique(finite[at])
-    above: Floats = quantiles[quantiles > finite[0]]
-    return above
+    """Inner edges, halfway between neighbouring values, so that no bin is empty; `finite` is sorted.
+
+    At a value that occurs, a number that lost its last digits on the way to the log would fall into another bin.
+    """
+    if _constant(finite):
+        return np.empty(0)
+    starts = np.flatnonzero(finite[1:] != finite[:-1]) + 1
+    if len(starts) >= bins:
+        at = np.ceil(np.arange(1, bins) * len(finite) / bins).astype(np.intp)
+        quantiles = np.unique(finite[at])
+        starts = np.searchsorted(finite, quantiles[quantiles > finite[0]])
+    below, above = finite[starts - 1], finite[starts]
+    halfway = below / 2 + above / 2
+    edges: Floats = np.where(halfway > below, halfway, above)  # between some neighbours there is no number
+    return edges
+
+
+def _constant(finite: Floats) -> bool:
+    """Whether sorted values differ by no more than rounding does."""
+    with np.errstate(over="ignore"):
+        return bool(finite[-1] - finite[0] <= _SAME * max(abs(finite[0]), abs(finite[-1])))
+
+
+def _spread(finite: Floats) -> tuple[float, Floats]:
+    """Standard deviation of sorted values without their tails (winsorised), and the values that bins' means are of.
+
+    One value of 1e6 among 20,000 would be the unit otherwise, in which nothing else ever moves. A column whose only
+    variety is in its tails keeps them.
+    """
+    rows = len(finite)
+    cut = math.ceil(TAIL * rows) if rows >= 100 else 0
+    low, high = finite[cut], finite[rows - 1 - cut]
+    spread = float(np.nan_to_num(np.clip(finite, low, high).std(), nan=np.inf)) if low < high else 0.0
+    if spread > 0:
+        return spread, np.clip(finite, low - FURTHEST * spread, high + FURTHEST * spread)
+    return float(np.nan_to_num(finite.std(), nan=np.inf)), finite
 
 
 def build_category_profile(column: str, codes: Codes, texts: Sequence[str]) -> CategoryProfile:
@@ -111,14 +144,15 @@ def count_numbers(profile: NumberProfile, values: Floats) -> ColumnCounts:
     # Comparing with each edge takes a fifth of the time of looking each value's bin up.
     at_least = np.zeros(len(profile.edges), dtype=np.int64)
     missing, unseen, finite_rows, total = 0, 0, 0, 0.0
+    lowest, highest = profile.lowest - _SAME * abs(profile.lowest), profile.highest + _SAME * abs(profile.highest)
     for start in range(0, len(values), _CHUNK):
         chunk = values[start : start + _CHUNK]
         for place, edge in enumerate(profile.edges):
             at_least[place] += np.count_nonzero(chunk >= edge)
         missing += int(np.count_nonzero(np.isnan(chunk)))
-        seen = np.count_nonzero((chunk >= profile.lowest) & (chunk <= profile.highest))
-        unseen += len(chunk) - int(seen)
         finite = np.isfinite(chunk)
+        seen = np.count_nonzero((chunk >= lowest) & (chunk <= highest) & finite)
+        unseen += len(chunk) - int(seen)
         finite_rows += int(np.count_nonzero(finite))
         total += float(chunk.sum() if finite.all() else chunk[finite].sum())
     present = len(values) - missing

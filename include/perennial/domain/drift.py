@@ -26,13 +26,11 @@ from perennial.domain.distances import (
     same_distribution,
     stability_index,
 )
-from perennial.domain.profile import CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
+from perennial.domain.profile import FURTHEST, CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
 from perennial.domain.wording import number
 
 OTHER: Final = "other"
 MIN_STRETCHES: Final = 5
-FURTHEST: Final = 1e6
-"""Spreads from the reference's range: what is further away, such as 1e308, is taken as this far."""
 _QUANTILE: Final = 0.98
 _HEADROOM: Final = 4.0
 
@@ -64,7 +62,8 @@ class ColumnDrift:
     effect: float | None
     """Numbers: first Wasserstein distance in spreads of the reference (of a constant reference: the share of other
     values). Categories: total variation, in [0, 1]. 0: the same. Values beyond the reference's range lie where
-    their sum says, all to the side that it speaks for: `unseen_share` tells how many there are."""
+    their sum says, all to the side that it speaks for, `FURTHEST` spreads away at most: `unseen_share` tells how many
+    there are."""
     low: float | None
     high: float | None
     """95 % confidence interval of the effect, both samples' errors in it."""
@@ -210,9 +209,10 @@ def _with_unseen(profile: NumberProfile, counts: ColumnCounts, reference: Counts
     moved = min(beyond, int(readable[side]))
     if moved <= 0 or not math.isfinite(excess):
         return current, reference, means
-    furthest = FURTHEST * profile.spread
-    place = means[side] + float(np.clip(excess / moved, -furthest, furthest))
-    place = max(place, profile.highest) if higher else min(place, profile.lowest)
+    way = 1.0 if higher else -1.0
+    end_of_range = profile.highest if higher else profile.lowest
+    away = max(abs(excess) / moved, abs(end_of_range - means[side]))
+    place = means[side] + way * min(away, FURTHEST * profile.spread)
     current[side] -= moved
     end = len(means) if higher else 0
     return np.insert(current, end, moved), np.insert(reference, end, 0), np.insert(means, end, place)

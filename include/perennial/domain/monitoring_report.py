@@ -25,6 +25,7 @@ RETRAINING: Final = ("data_drift", "prediction_drift", "performance", "estimated
 """Signals that may start a run; the others are for people only."""
 SIGNALS: Final = (*RETRAINING, "service", "skew")
 _MOST_EVIDENCE: Final = 10
+_MOST_TOLD: Final = 3
 _RECENT: Final = 6
 """Looks at a signal that are told at least."""
 
@@ -39,7 +40,8 @@ class Finding:
     why_not: str = ""
     """Why it is not judged, a sentence; empty: it is."""
     evidence: tuple[Mapping[str, Any], ...] = ()
-    """What is beyond its limit, each with its `name` as in the verdict, JSON-ready but for NaN; goes with an alert."""
+    """What is beyond its limit, the worst first, each with its `name` as in the verdict and what it `says` after it;
+    JSON-ready but for NaN; goes with an alert."""
 
     @property
     def section(self) -> dict[str, Any]:
@@ -83,36 +85,42 @@ def fold_signals(findings: Mapping[str, Finding], before: Mapping[str, Any] | No
     signals, states, alerts, closed = [], {}, [], []
     for signal in SIGNALS:
         finding = findings[signal]
-        state = AlarmState.from_dict(known[signal]) if signal in known else AlarmState(signal=signal)
-        state, opened, ended = fold(state, finding.verdict, rules)
+        earlier_state = AlarmState.from_dict(known[signal]) if signal in known else AlarmState(signal=signal)
+        state, opened, ended = fold(earlier_state, finding.verdict, rules)
         states[signal] = state
         recent = [*earlier.get(signal, {}).get("recent", ()), _look(finding)][-max(rules.of, _RECENT) :]
         signals.append(_signal(signal, finding, state, recent, rules))
         if ended and signal in was_open:
             closed.append({**was_open[signal], "opened_now": False})
         if opened:
-            alerts.append(_alert(signal, finding, state, recent, rules))
+            alerts.append(_alert(signal, finding, state, () if ended else earlier_state.because))
         elif state.is_open and signal in was_open:
             alerts.append({**was_open[signal], "opened_now": False})
     return Folded(signals=tuple(signals), states=states, alerts=tuple(alerts), closed=tuple(closed))
 
 
-def history_with(
-    before: Mapping[str, Any] | None, entry: Mapping[str, Any], realised: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """The report's history: that of the one before, this window's entry, and what has matured since.
+def history_with(before: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The report's history: that of the one before, and this window's entry."""
+    return [dict(each) for each in (*(() if before is None else before["history"]), entry)][-HISTORY:]
+
+
+def matured_with(before: Mapping[str, Any] | None, metric: str, realised: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The report's realised performances, oldest first: those of the one before, and what has matured since.
+
+    They are kept apart from the history, as labels may take longer than it reaches back.
 
     Args:
         before: the report of the window before; None: there is none.
-        entry: of this window, with `value`, `low` and `high` null.
+        metric: what `realised` is measured in.
         realised: performance of an earlier window (or of this one), filed under its `window_end`; what is null there
             changes nothing.
     """
-    entries = [*(() if before is None else before["history"]), entry][-HISTORY:]
+    known = [] if before is None else [dict(each) for each in before.get("matured", ())]
     if realised["value"] is None:
-        return [dict(each) for each in entries]
-    figures = {name: realised[name] for name in ("value", "low", "high")}
-    return [{**each, **figures} if each["window_end"] == realised["window_end"] else dict(each) for each in entries]
+        return known
+    figures = {name: realised[name] for name in ("window_end", "value", "low", "high")}
+    others = [each for each in known if each["window_end"] != realised["window_end"]]
+    return [*others, {"metric": metric, **figures}][-HISTORY:]
 
 
 def alerts_to_send(report: Mapping[str, Any], *, report_uri: str, page: str) -> list[tuple[Alert, str, bool]]:
@@ -198,23 +206,38 @@ def _signal(
     }
 
 
-def _alert(
-    signal: str, finding: Finding, state: AlarmState, recent: Sequence[str], rules: AlarmRules
-) -> dict[str, Any]:
+def _alert(signal: str, finding: Finding, state: AlarmState, told: Sequence[str]) -> dict[str, Any]:
+    """A new one; `told`: what the alert that it takes the place of was about."""
     opened_at: datetime = finding.verdict.end
-    judged = [look for look in recent if look != "not_judged"][-rules.of :]
-    often = "" if rules.of == 1 else f" So it was in {judged.count('beyond')} of the last {rules.of} windows."
     because = [each for each in finding.evidence if each["name"] in state.because]
+    because.sort(key=lambda each: each["name"] in told)
+    fresh = [each for each in because if each["name"] not in told]
     return {
         "alert_id": f"{signal}:{format_time(opened_at)}",
         "signal": signal,
         "since": format_time(opened_at),
         "opened_now": True,
         "retrain": signal in RETRAINING,
-        "summary": one_line(f"{finding.says}{often}"),
+        "summary": one_line(_alert_words(finding, state, fresh)),
         "because": list(state.because),
         "evidence": _fitting(because or finding.evidence),
     }
+
+
+def _alert_words(finding: Finding, state: AlarmState, fresh: Sequence[Mapping[str, Any]]) -> str:
+    """Of what the alert is due to, which may be less than what is beyond in this window."""
+    names = [str(each["name"]) for each in fresh]
+    if not names or set(names) == set(finding.verdict.beyond):
+        says = finding.says
+    else:
+        more = f" And {len(fresh) - _MOST_TOLD} more." if len(fresh) > _MOST_TOLD else ""
+        says = " ".join(f"{each['name']}: {each['says']}." for each in fresh[:_MOST_TOLD]) + more
+    windows = len(state.recent)
+    if not names or windows == 1:
+        return says
+    times = sum(names[0] in beyond for beyond in state.recent)
+    who = "So it was" if len(names) == 1 else f"{names[0]} was beyond its limit"
+    return f"{says} {who} in {times} of the last {windows} windows."
 
 
 def _fitting(evidence: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -10,11 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, TypeAdapter
+
+FURTHEST: Final = 30.0
+"""Spreads: values further out, such as 1e308 or -9999, are taken as this far out when distances are computed. A few of
+them would make the interval so wide that nothing else of their column could be seen."""
 
 MaybeNan = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """JSON has no NaN: null stands for it in the store."""
@@ -59,8 +63,9 @@ class NumberProfile:
 
     column: str
     edges: tuple[float, ...]
-    """Inner edges of the bins, strictly increasing, b - 1 of them for b bins: quantiles of the reference, so that bins
-    hold about the same number of rows. Bin i is [edges[i-1], edges[i]); the outer ones have no end."""
+    """Inner edges of the bins, strictly increasing, b - 1 of them for b bins: halfway between neighbouring values of
+    the reference, at its quantiles, so that bins hold about the same number of rows. Bin i is [edges[i-1], edges[i]);
+    the outer ones have no end."""
     counts: tuple[int, ...]
     """Reference rows by bin, b of them."""
     missing: int
@@ -68,11 +73,12 @@ class NumberProfile:
     mean: MaybeNan
     """Of the finite values, as are the three below; NaN if there is none."""
     spread: float
-    """The unit of distances: the standard deviation; 0 for a constant, and where there is no value."""
+    """The unit of distances: the standard deviation, of 100 values and more winsorised (the 0.1 % at either end pulled
+    in to the next value); 0 for a constant, and where there is no value."""
     lowest: MaybeNan
     highest: MaybeNan
     means: tuple[MaybeNan, ...]
-    """Of the reference's finite values in each bin; NaN if there is none at all."""
+    """Of the reference's finite values in each bin, the furthest pulled in (`FURTHEST`); NaN if there is none."""
     varies_by: float = 0.0
     """What `perennial.domain.drift.least_effect` rarely is above for a stretch of the reference as long as a monitoring
     window: see `rarely_exceeded` there. 0: not known."""
@@ -122,8 +128,9 @@ class ColumnCounts:
     total: float = 0.0
     """Numbers: sum of the finite values."""
     unseen: int = 0
-    """Rows that have no like in the reference: numbers outside [lowest, highest], infinite ones among them, or texts
-    where there should be numbers; categories outside `levels` when the reference has no others."""
+    """Rows that have no like in the reference: numbers outside [lowest, highest] by more than the rounding of 32 bits,
+    infinite ones among them, or texts where there should be numbers; categories outside `levels` when the reference has
+    no others."""
     unreadable: int = 0
     """Numbers: infinite ones and texts, which are part of `unseen`. Categories: 0."""
 
@@ -138,6 +145,10 @@ class Profile(_Stored):
     rows: int
     columns: tuple[ColumnProfile, ...]
     slices: tuple[SliceProfile, ...] = ()
+    stretch_s: float | None = None
+    """Seconds: `varies_by` is of stretches as long as that, or longer where they had too few rows. None: not known."""
+    slice_columns: tuple[str, ...] | None = None
+    """What slices were asked for, also those without a level that had rows enough. None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +178,8 @@ class HoldoutProfile(_Stored):
     """Of their intervals, two-sided, in (0, 1)."""
     calibration: tuple[Calibration, ...] = ()
     """From scores to frequencies, one for each of `scores`; empty for a regression."""
+    stretch_s: float | None = None
+    """As a training's."""
     classes: tuple[str | int | float | bool, ...] = ()
     """What the model's labels are called, in the order of its probabilities; empty for a regression."""
 

@@ -54,7 +54,7 @@ class ColumnSkew:
     skewed: bool
     """`finding` is not None."""
     strength: float
-    """low / limit: above 1 beyond it."""
+    """(low - reference_share) / (limit - reference_share), 0 or more: above 1 beyond the limit."""
     says: str
     """A phrase that follows the column's name: `never sent, in training it is missing in 0.4 % of the rows`."""
 
@@ -100,7 +100,8 @@ def _judged(profile: ColumnProfile, counts: ColumnCounts) -> ColumnSkew:
 
 
 def _strength(check: _Check) -> float:
-    return wilson(check.found, check.of)[0] / check.limit
+    more = wilson(check.found, check.of)[0] - check.reference_share
+    return max(0.0, more) / (check.limit - check.reference_share)
 
 
 def _checks(profile: ColumnProfile, counts: ColumnCounts) -> Iterator[_Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -96,7 +97,8 @@ def _bounds(edges: Sequence[float], lowest: float | None, highest: float | None)
     low, high = max(lowest, edges[0] - tail), min(highest, edges[-1] + tail)
     if high <= edges[-1]:
         high = edges[-1] + (edges[-1] - (edges[-2] if len(edges) > 1 else low))
-    return [low, *edges, high] if math.isfinite(high - low) else None
+    # A range so narrow that a bar's width is no normal number any more can't be drawn either.
+    return [low, *edges, high] if CELLS * sys.float_info.min < high - low < math.inf else None
 
 
 def _shares(counts: Sequence[int], bounds: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Final
 
 from perennial.domain.metric_names import METRICS
@@ -143,6 +144,20 @@ def monitoring_page(spec: ModelSpec, report: Mapping[str, Any]) -> bytes:
         bar_width=BAR_WIDTH,
         plot=histogram_plot,
     )
+
+
+def page_without_drawings(spec: ModelSpec, report: Mapping[str, Any], error: Exception) -> bytes:
+    """The page of a window whose own one could not be made, and why: what it came to, in words. UTF-8."""
+    ends = f"{report['window_start']} to {report['window_end']}"
+    alerts = "".join(f"<li>{escape(str(alert['summary']))}</li>" for alert in report["alerts"])
+    told = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(spec.name)}: monitoring</title>"
+        f"<h1>{escape(spec.name)}: {escape(ends)}</h1><p>{escape(str(report['summary']))}</p>"
+        f"<h2>Open alerts: {len(report['alerts'])}</h2><ul>{alerts}</ul>"
+        f"<p>The page itself could not be drawn, which is an error of Perennial's: {escape(repr(error))}. Nothing of "
+        f"what was found is lost: it is in report.json beside this page.</p></html>"
+    )
+    return told.encode()
 
 
 def _badge(report: Mapping[str, Any]) -> tuple[str, str]:

@@ -26,6 +26,8 @@ _PAD: Final = 10
 _NAME: Final = 8.0
 """Per cent of a narrow drawing that a version's name takes."""
 MAX_TICKS: Final = 5
+_MOST_REACH: Final = 4
+_FIGURES: Final = ("value", "low", "high")
 
 Position = tuple[float, float]
 """Per cent from the left, px from the top."""
@@ -104,7 +106,10 @@ class _Axis:
 
 
 def over_time_plot(report: Mapping[str, Any], names: Mapping[str, str]) -> OverTime | None:
-    """What `history` and `promotions` of a monitoring report say; None with fewer than two windows.
+    """What `history`, `matured` and `promotions` of a monitoring report say; None with fewer than two windows.
+
+    Performance is that in the metric of today. Labels that take long reach further back than the history, and so does
+    the drawing then, up to `_MOST_REACH` times as far.
 
     Args:
         report: the report.
@@ -115,11 +120,15 @@ def over_time_plot(report: Mapping[str, Any], names: Mapping[str, str]) -> OverT
         return None
     ends = [parse_time(window["window_end"]) for window in history]
     length = parse_time(report["window_end"]) - parse_time(report["window_start"])
-    axis = _Axis(ends[0] - length, ends[-1])
+    first = ends[-1] - _MOST_REACH * (ends[-1] - ends[0] + length)
+    known = _known(report, first + length)
+    matured = [parse_time(each["window_end"]) for each in known["realised"]]
+    axis = _Axis(min([ends[0], *matured]) - length, ends[-1])
     places = [axis(end - length / 2) for end in ends]
-    scale = _scale_of(report)
-    realised = tuple(_readings(history, places, scale, ("value", "low", "high"), "realised"))
-    estimated = tuple(_readings(history, places, scale, ("estimate", "estimate_low", "estimate_high"), "estimated"))
+    scale = _scale_of(report, known)
+    realised, estimated = (
+        tuple(_readings(known[kind], axis, length, scale, kind)) for kind in ("realised", "estimated")
+    )
     performance = report["performance"]
     panel_bottom = TOP + PANEL if scale is not None else TOP
     strips = _strips(history, places, names, top=panel_bottom)
@@ -128,7 +137,7 @@ def over_time_plot(report: Mapping[str, Any], names: Mapping[str, str]) -> OverT
         height=bottom + _AXIS,
         bottom=bottom,
         panel_bottom=panel_bottom if scale is not None else 0,
-        label=_said(report, names),
+        label=_said(report, names, known),
         y_ticks=() if scale is None else tuple(_y_ticks(scale)),
         x_ticks=tuple(_x_ticks(axis, length)),
         holdout=_band(performance["holdout"], scale),
@@ -142,10 +151,27 @@ def over_time_plot(report: Mapping[str, Any], names: Mapping[str, str]) -> OverT
     )
 
 
-def _scale_of(report: Mapping[str, Any]) -> _Scale | None:
+def _known(report: Mapping[str, Any], first: datetime) -> dict[str, list[Mapping[str, Any]]]:
+    """Realised and estimated figures with their `window_end`, of windows from `first` on, in the metric of today."""
+    metric, estimates = report["performance"]["metric"], ("estimate", "estimate_low", "estimate_high")
+    estimated = (
+        {**window, **{key: window[name] for key, name in zip(_FIGURES, estimates, strict=True)}}
+        for window in report["history"]
+    )
+    given = {"realised": report["matured"], "estimated": estimated}
+    return {
+        kind: [
+            each
+            for each in windows
+            if each["metric"] == metric and each["value"] is not None and parse_time(each["window_end"]) >= first
+        ]
+        for kind, windows in given.items()
+    }
+
+
+def _scale_of(report: Mapping[str, Any], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> _Scale | None:
     """One that fits all readings with their intervals, and the holdout's; None where there is no reading."""
-    keys = ("value", "low", "high", "estimate", "estimate_low", "estimate_high")
-    found = [window[key] for window in report["history"] for key in keys if window[key] is not None]
+    found = [each[key] for kind in known.values() for each in kind for key in _FIGURES if each[key] is not None]
     if not found:
         return None
     holdout, limit = report["performance"]["holdout"], report["performance"]["limit"]
@@ -162,20 +188,16 @@ def _band(holdout: Mapping[str, Any], scale: _Scale | None) -> tuple[float, floa
 
 
 def _readings(
-    history: Sequence[Mapping[str, Any]],
-    places: Sequence[float],
-    scale: _Scale | None,
-    keys: tuple[str, str, str],
-    kind: str,
+    windows: Sequence[Mapping[str, Any]], axis: _Axis, length: timedelta, scale: _Scale | None, kind: str
 ) -> Iterator[Reading]:
-    for window, x in zip(history, places, strict=True):
-        value, low, high = (window[key] for key in keys)
-        if scale is None or value is None:
-            continue
+    if scale is None:
+        return
+    for window in windows:
+        value, low, high = (window[key] for key in _FIGURES)
         digits = digits_for([value, low, high])
         ends = "" if low is None or high is None else f" [{number(low, digits)}, {number(high, digits)}]"
         yield Reading(
-            at=(x, scale(value)),
+            at=(axis(parse_time(window["window_end"]) - length / 2), scale(value)),
             low=None if low is None else scale(low),
             high=None if high is None else scale(high),
             said=f"{kind} {number(value, digits)}{ends}, window to {when(window['window_end'])}",
@@ -249,12 +271,12 @@ def _x_ticks(axis: _Axis, length: timedelta) -> Iterator[tuple[float, str, str]]
         yield 100 * share, f"{axis.start + span * share:%Y-%m-%d}", anchor
 
 
-def _said(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def _said(report: Mapping[str, Any], names: Mapping[str, str], known: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """For those who don't see the drawing."""
     history = report["history"]
     parts = [f"{counted(len(history), 'window')} to {when(history[-1]['window_end'])}"]
-    for key, kind in (("value", "realised"), ("estimate", "estimated")):
-        found = [window[key] for window in history if window[key] is not None]
+    for kind, windows in known.items():
+        found = [window["value"] for window in windows]
         if found:
             digits = digits_for(found)
             metric = report["performance"]["metric"]

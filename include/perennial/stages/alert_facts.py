@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,8 +33,12 @@ from perennial.stages.parquet_footer import read_footer
 KEPT_FOR: Final = timedelta(seconds=5)
 WAIT_S: Final = 10.0
 """For so long a thread waits for another one that asks the same."""
+COUNT_FOR: Final = timedelta(seconds=5)
+"""For so long one look counts rows; the next one goes on from there."""
 LOOK_BACK: Final = 64
-"""So many of the newest entries of the decision ledger are read at most."""
+"""So many of the newest entries of the decision ledger are read first; more if they do not tell enough."""
+_READERS: Final = 16
+"""Footers that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +106,15 @@ class _Known:
     asked: tuple[datetime, int] | None = None
     """When, and how many new rows were asked for."""
     facts: DataFacts = field(default_factory=DataFacts)
-    heads: tuple[Mark, ...] | None = None
-    """Of the decision ledger as it was read."""
+    read: tuple[tuple[Mark, ...], int] | None = None
+    """The decision ledger's heads as it was read, and how many rejections it was read for."""
     history: _History = field(default_factory=_History)
-    rows: dict[tuple[str, str], int] = field(default_factory=dict)
-    """By uri and etag of a landed file."""
 
 
 _known: WeakKeyDictionary[Any, dict[tuple[str, str], _Known]] = WeakKeyDictionary()
 _known_lock: Final = threading.Lock()
+_rows: Final[dict[tuple[str, str], dict[tuple[str, str], int]]] = {}
+"""Of each model (root, name): rows by uri and etag of a landed file. Outlives the store's client, which is renewed."""
 
 
 def data_facts(spec: ModelSpec, *, store: ObjectStore, root: str, ledger: Ledger, clock: Clock) -> DataFacts:
@@ -128,7 +133,7 @@ def data_facts(spec: ModelSpec, *, store: ObjectStore, root: str, ledger: Ledger
         now = clock.now()
         fresh = known.asked is not None and known.asked[1] == wanted and now - known.asked[0] < KEPT_FOR
         if not fresh:
-            known.facts = _look(spec, known, wanted, store=store, root=root, ledger=ledger, now=now)
+            known.facts = _look(spec, known, wanted, store=store, root=root, ledger=ledger, clock=clock)
             known.asked = (now, wanted)
         return known.facts
     finally:
@@ -136,21 +141,34 @@ def data_facts(spec: ModelSpec, *, store: ObjectStore, root: str, ledger: Ledger
 
 
 def _look(
-    spec: ModelSpec, known: _Known, wanted: int, *, store: ObjectStore, root: str, ledger: Ledger, now: datetime
+    spec: ModelSpec, known: _Known, wanted: int, *, store: ObjectStore, root: str, ledger: Ledger, clock: Clock
 ) -> DataFacts:
-    heads = LedgerObjects(store, root).marks(spec.name).heads
-    if heads != known.heads:
-        known.history = _history(ledger.newest(spec.name, *OUTCOMES, "promotion", count=LOOK_BACK))
-        known.heads = heads
+    limit = spec.triggers.on_drift.stop_after_rejections if spec.triggers.on_drift is not None else 0
+    read = LedgerObjects(store, root).marks(spec.name).heads, limit
+    if read != known.read:
+        known.history = _read_history(spec.name, ledger, limit)
+        known.read = read
     history = known.history
     judged = history.outcome
     seen = judged is not None and _saw_all(judged, spec) and _landed_as_seen(spec, store, root)
     return DataFacts(
         judged_at=judged.recorded_at if judged is not None and seen else None,
-        new_rows=_new_rows(spec, known, wanted, store, root, now) if wanted else None,
+        new_rows=_new_rows(spec, known, wanted, store=store, root=root, clock=clock) if wanted else None,
         rejections=history.rejections,
         last_for_alert_at=history.last_for_alert_at,
     )
+
+
+def _read_history(model: str, ledger: Ledger, limit: int) -> _History:
+    """Back to the last promotion, or to `limit` rejections: other runs may lie between two of them, however many."""
+    count = LOOK_BACK
+    while True:
+        entries = ledger.newest(model, *OUTCOMES, "promotion", count=count)
+        history = _history(entries)
+        promoted = any(entry.kind == "promotion" for entry in entries)
+        if promoted or history.rejections >= limit or len(entries) < count:
+            return history
+        count *= 4
 
 
 def _history(entries: Sequence[LedgerEntry]) -> _History:
@@ -184,23 +202,39 @@ def _saw_all(outcome: LedgerEntry, spec: ModelSpec) -> bool:
         return False
 
 
-def _new_rows(spec: ModelSpec, known: _Known, wanted: int, store: ObjectStore, root: str, now: datetime) -> int | None:
-    """Rows of files that were written after the last training's snapshot; counts no further than `wanted`."""
+def _new_rows(
+    spec: ModelSpec, known: _Known, wanted: int, *, store: ObjectStore, root: str, clock: Clock
+) -> int | None:
+    """Rows of files that were written after the last training's snapshot.
+
+    Reads no further than `wanted`, nor for longer than `COUNT_FOR`: then it is what was counted so far.
+    """
     snapshot = store.head(known.history.trained_on) if known.history.trained_on else None
     if snapshot is None:
         return None
-    landing = spec.data.landing
-    counted: dict[tuple[str, str], int] = {}
-    landed = [info for info in store.list(landing) if info.modified > snapshot.modified]
-    for info in sorted(landed, key=lambda info: info.size_bytes, reverse=True):
+    landing, now = spec.data.landing, clock.now()
+    unread: list[tuple[str, ObjectInfo]] = []
+    earlier, rows = _rows.get((root, spec.name), {}), dict[tuple[str, str], int]()
+    for info in store.list(landing):
         key, name = info.uri.removeprefix(landing), (info.uri, info.etag)
-        if sum(counted.values()) >= wanted:
-            break
         ours = info.uri.startswith(f"{root}/")  # a store that lies in the landing zone
-        if not ours and not is_hidden(key) and not_yet(key, info, spec.data.settle, now) is None:
-            counted[name] = known.rows.get(name) or _rows_in(key, info, store)
-    known.rows = counted
-    return sum(counted.values())
+        if info.modified <= snapshot.modified or ours or is_hidden(key):
+            continue
+        if not_yet(key, info, spec.data.settle, now) is not None:
+            continue
+        if name in earlier:
+            rows[name] = earlier[name]
+        else:
+            unread.append((key, info))
+    _rows[root, spec.name] = rows  # filled below, so that what was counted before the store went away stays
+    unread.sort(key=lambda file: file[1].size_bytes, reverse=True)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while unread and sum(rows.values()) < wanted and clock.now() - now < COUNT_FOR:
+            batch, unread = unread[:_READERS], unread[_READERS:]
+            counts = pool.map(lambda file: _rows_in(file[0], file[1], store), batch)
+            for (_, info), count in zip(batch, counts, strict=True):
+                rows[info.uri, info.etag] = count
+    return sum(rows.values())
 
 
 def _rows_in(key: str, info: ObjectInfo, store: ObjectStore) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from perennial.alert_ledger import AlertLedger, AlertRecord, AlertState
@@ -29,9 +30,10 @@ from perennial.stages.alert_facts import data_facts, runs_for
 _log = logging.getLogger(__name__)
 _TRIES: Final = 10
 """So often may others start a run, or carry the alert on, between our look and our step."""
-_AT_ONCE: Final = 8
-_MOST: Final = 1000
-"""Alerts that one tick carries on; the next one does the rest."""
+_AT_ONCE: Final = 2
+"""Alerts that a tick carries on at the same time; each asks Airflow's database, which serves others too."""
+TICK_FOR: Final = timedelta(seconds=8)
+"""For so long a tick takes up alerts; the next one does the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,11 @@ def tick(
 ) -> tuple[Received, ...]:
     """Carry on the model's alerts that are due, or were interrupted; each with its newest outcome.
 
+    Those that have waited longest come first; what is left after `TICK_FOR` is the next tick's.
+
     Raises:
-        TransientError: store or Airflow do not answer; the next tick does the rest.
+        PerennialError: the first alert that could not be carried on, after all others were; the next tick tries again.
+            Transient if store or Airflow do not answer.
     """
     return _Desk(spec, store=store, root=root, ledger=ledger, starter=starter, clock=clock).tick()
 
@@ -108,16 +113,34 @@ class _Desk:
         return Received(alert=alert, outcome=record.outcomes[0])
 
     def tick(self) -> tuple[Received, ...]:
-        now, due = self._clock.now(), []
+        now, due = self._clock.now(), list[tuple[datetime, AlertRecord]]()
         for record in self._alerts.opened(self._spec.name):
             until = record.newest.until if record.newest is not None else None
             if not record.open:
                 self._alerts.close(record)
             elif record.state is AlertState.STARTING or until is None or until <= now:
-                due.append(record)
+                due.append((until or record.alert.received_at, record))
+        due.sort(key=lambda waiting: waiting[0])  # by the time of receipt, the same ones would go first each time
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            carried = list(pool.map(self._carry_on, due[:_MOST]))
-        return tuple(Received(alert=record.alert, outcome=record.outcomes[-1]) for record in carried)
+            carried = list(pool.map(lambda waiting: self._in_time(waiting[1], now + TICK_FOR), due))
+        left = carried.count(None)
+        if left:
+            _log.info("%s: %d of %d due alerts are left to the next tick", self._spec.name, left, len(due))
+        for error in carried:
+            if isinstance(error, PerennialError):
+                raise error
+        done = [record for record in carried if isinstance(record, AlertRecord)]
+        return tuple(Received(alert=record.alert, outcome=record.outcomes[-1]) for record in done)
+
+    def _in_time(self, record: AlertRecord, end: datetime) -> AlertRecord | PerennialError | None:
+        """Carry it on, if the tick's time is not over; an error is for after the others."""
+        if self._clock.now() >= end:
+            return None
+        try:
+            return self._carry_on(record)
+        except PerennialError as error:
+            _log.warning("%s alert %s: %s", record.alert.model, record.alert.key, error)
+            return error
 
     def _again(self, alert: Alert, there: AlertRecord) -> Received:
         if not alert.restates(there.alert):

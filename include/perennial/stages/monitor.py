@@ -1,6 +1,6 @@
 """monitor: looks at each window of the prediction log that has ended, once, and raises the alerts that follow.
 
-Order of effects for each window, oldest first: report, page, alerts into the outbox, mark, metrics to MLflow. A report
+Order of effects for each window, oldest first: report, alerts into the outbox, page, mark, metrics to MLflow. A report
 stands once it is written, and everything else follows from it: who looks next makes good what a crash left undone. The
 alarms' states lie in the newest report, so nothing else is remembered between two looks.
 """
@@ -18,7 +18,7 @@ from perennial.domain.monitoring_report import HISTORY, alerts_to_send
 from perennial.domain.references import MonitoringRef
 from perennial.domain.times import Interval, format_time, parse_time
 from perennial.domain.wording import counted
-from perennial.errors import TerminalError
+from perennial.errors import RegistryUnavailableError, TerminalError
 from perennial.ledger import Ledger
 from perennial.monitoring_objects import MonitoringObjects, StoredReport
 from perennial.ports import Clock, ModelRegistry, ObjectStore
@@ -74,8 +74,9 @@ def observe(
 
     Raises:
         TerminalError: the spec asks for no monitoring, or a report or a profile in the store is none.
-        StoreUnavailableError, RegistryUnavailableError: try again; nothing is lost, and alerts that were raised are in
-            the outbox.
+        StoreUnavailableError: try again; nothing is lost, and alerts that were raised are in the outbox.
+        RegistryUnavailableError: the same. All windows were looked at, and the newest one's metrics are lacking; or a
+            window waits in which a version served that the report before it does not tell of.
     """
     if spec.monitoring is None:
         raise TerminalError(f"{spec.name}: the spec has no `monitoring`; add it, or do not run the monitor")
@@ -89,7 +90,7 @@ def observe(
     moves = _moves(spec, ledger) if due.windows else []
     versions = Versions(spec, store=store, root=root, registry=registry)
     for place, window in enumerate(due.windows):
-        served = versions.served(window)
+        served = versions.served(window, before=None if newest is None else newest.content)
         report = window_report(
             spec,
             spec.monitoring,
@@ -104,6 +105,8 @@ def observe(
         newest = objects.put_report(window.end, report)
         publisher.publish(newest)
         _log.info("%s monitor: window %s: %s", spec.name, window, newest.content["summary"])
+    if publisher.unreachable is not None:
+        raise publisher.unreachable
     return _reference(newest, len(due.windows), due.skipped)
 
 
@@ -127,7 +130,7 @@ def due_windows(monitoring: Monitoring, until: datetime, last_end: datetime | No
     return Due(tuple(Interval(end - length, end) for end in ends), skipped)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Publisher:
     """Sees to what follows from a report."""
 
@@ -136,18 +139,26 @@ class _Publisher:
     objects: MonitoringObjects
     registry: ModelRegistry
     airflow_url: str
+    unreachable: RegistryUnavailableError | None = None
+    """MLflow did not answer; it is not asked again at this look."""
 
     def publish(self, report: StoredReport) -> None:
-        """Page, alerts, mark, metrics; again changes nothing."""
+        """Alerts, page, mark, metrics; again changes nothing."""
         if not self.objects.is_done(report):
-            self.objects.put_page(report, self._page(report))
             self._raise_alerts(report)
+            self.objects.put_page(report, self._page(report))
             self.objects.mark_done(report)
+        if self.unreachable is None:
+            self._log_metrics(report)
+
+    def _log_metrics(self, report: StoredReport) -> None:
         number = (report.window_end - _EPOCH) // self.monitoring.window
         try:
             self.registry.log_monitoring(
                 self.spec.name, at=report.window_end, step=number, metrics=metrics_of(report.content)
             )
+        except RegistryUnavailableError as error:  # further windows are looked at all the same
+            self.unreachable = error
         except TerminalError as error:  # the report has them, too: nobody must be left without alarms for them
             _log.error("%s monitor: MLflow refused the metrics of %s: %s", self.spec.name, report.uri, error)
 
@@ -159,9 +170,13 @@ class _Publisher:
             self.objects.put_alert(alert, signal=signal, retrain=retrain, page_uri=report.page_uri)
 
     def _page(self, report: StoredReport) -> bytes:
-        from perennial.reports.monitoring_page import monitoring_page
+        from perennial.reports.monitoring_page import monitoring_page, page_without_drawings
 
-        return monitoring_page(self.spec, report.content)
+        try:
+            return monitoring_page(self.spec, report.content)
+        except Exception as error:  # whatever is wrong with a drawing, later windows have to be looked at
+            _log.exception("%s monitor: the page of %s could not be drawn", self.spec.name, report.uri)
+            return page_without_drawings(self.spec, report.content, error)
 
 
 def _moves(spec: ModelSpec, ledger: Ledger) -> list[dict[str, Any]]:

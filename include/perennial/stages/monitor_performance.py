@@ -70,7 +70,7 @@ def measure_performance(
         spec: the model's.
         monitoring: its part on monitoring.
         window: that is looked at.
-        champion: that answered most of it; None: nobody answered.
+        champion: of it; None: none answered.
         store: where log and labels lie.
         root: `s3://bucket/prefix`.
     """
@@ -192,7 +192,7 @@ def _on_holdout(champion: ServedVersion, primary: str) -> MetricValue | None:
 
 def _why_not(champion: ServedVersion | None, holdout: MetricValue | None, primary: str) -> str:
     if champion is None:
-        return "No model has answered a request."
+        return "No champion has answered a request."
     if champion.holdout is None:
         return champion.why_not or f"Version {champion.counts.version} has no profile of its holdout."
     return "" if holdout is not None else f"{primary} was not measured on its holdout."

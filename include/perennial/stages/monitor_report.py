@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from perennial.domain.monitoring_report import FORMAT, Folded, finite, fold_signals, history_with, summary_of
+from perennial.domain.monitoring_report import (
+    FORMAT,
+    Folded,
+    finite,
+    fold_signals,
+    history_with,
+    matured_with,
+    summary_of,
+)
 from perennial.domain.times import Interval, format_time
 from perennial.errors import IntegrityError
 from perennial.spec.model import ModelSpec
@@ -82,7 +90,8 @@ def window_report(
         "alerts": list(folded.alerts),
         "closed": list(folded.closed),
         "states": {signal: state.to_dict() for signal, state in folded.states.items()},
-        "history": history_with(before, entry, performance.content["realised"]),
+        "history": history_with(before, entry),
+        "matured": matured_with(before, spec.evaluation.primary, performance.content["realised"]),
         "promotions": [dict(move) for move in moves if move["at"] <= format_time(window.end)],
         "rules": _rules(spec, monitoring),
     }
@@ -128,9 +137,7 @@ def _entry(
         "rows": 0 if champion is None else champion.counts.rows,
         "judged": any(signal["judged"] for signal in folded.signals),
         "beyond": [signal["signal"] for signal in folded.signals if signal["beyond"]],
-        "value": None,
-        "low": None,
-        "high": None,
+        "metric": performance.content["metric"],
         "estimate": estimated["value"],
         "estimate_low": estimated["low"],
         "estimate_high": estimated["high"],
@@ -142,20 +149,24 @@ def _entry(
 def _reference(champion: ServedVersion | None) -> dict[str, Any] | None:
     if champion is None or champion.profile is None:
         return None
-    trained = champion.trained
+    training = champion.training
     return {
         "version": champion.counts.version,
         "fingerprint": champion.profile.fingerprint,
         "rows": champion.profile.rows,
-        "training_start": None if trained is None else format_time(trained[0]),
-        "training_end": None if trained is None else format_time(trained[1]),
+        "training_start": None if training is None else format_time(training.start),
+        "training_end": None if training is None else format_time(training.end),
         "holdout_rows": None if champion.holdout is None else champion.holdout.rows,
     }
 
 
 def _version(served: ServedVersion) -> dict[str, Any]:
-    counts = served.counts
-    return {"version": counts.version, "role": served.role, "requests": counts.requests, "rows": counts.rows}
+    counts, training = served.counts, None
+    if served.training is not None:
+        start, end = format_time(served.training.start), format_time(served.training.end)
+        training = {"fingerprint": served.training.fingerprint, "start": start, "end": end}
+    named = {"version": counts.version, "role": served.role, "training": training}
+    return {**named, "requests": counts.requests, "rows": counts.rows}
 
 
 def _rules(spec: ModelSpec, monitoring: Monitoring) -> dict[str, Any]:

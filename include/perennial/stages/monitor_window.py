@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from perennial.domain.alarm import WindowVerdict
@@ -15,16 +15,28 @@ from perennial.domain.monitoring_report import Finding
 from perennial.domain.profile import ColumnCounts, ColumnProfile, HoldoutProfile, NumberProfile, Profile, SliceProfile
 from perennial.domain.skew import ColumnSkew, compare_served
 from perennial.domain.times import Interval, format_time
-from perennial.domain.wording import counted, plain
+from perennial.domain.traffic import Role
+from perennial.domain.wording import counted, duration, plain
 from perennial.spec.model import ModelSpec
 from perennial.spec.monitoring import Monitoring
+from perennial.stages.profiles import stretch_of
 from perennial.stages.window_counts import SliceCounts, VersionCounts
 
 _WORST: Final = 5
 """Columns of a slice that a report tells of, at least; also all that have drifted."""
 _MOST_UNREADABLE: Final = 20
 """Objects that a report names."""
-_NOBODY: Final = "No model has answered a request."
+_NOBODY: Final = "No champion has answered a request."
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a version was trained on."""
+
+    fingerprint: str
+    start: datetime
+    end: datetime
+    """Of its rows' window, [start, end)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +48,8 @@ class ServedVersion:
     holdout: HoldoutProfile | None
     why_not: str
     """Why there is no profile, a sentence; empty: there is one."""
-    trained: tuple[datetime, datetime] | None
-    """[start, end) of its training window; None: not known."""
+    training: Training | None
+    """None: Perennial did not register the version."""
 
     @property
     def role(self) -> str:
@@ -54,8 +66,12 @@ class Section:
 
 
 def champion_of(versions: Sequence[ServedVersion]) -> ServedVersion | None:
-    """The version that the signals are about: the one that answered most; None: nobody answered."""
-    return next((served for served in versions if served.counts.rows), None)
+    """The version that the signals are about: the one that answered most as champion; None: none did.
+
+    A canary may answer most of a window and is not the champion for that.
+    """
+    answered = [served for served in versions if served.counts.rows and served.counts.roles.get(Role.CHAMPION)]
+    return max(answered, key=lambda served: served.counts.roles[Role.CHAMPION], default=None)
 
 
 def not_judged(signal: str, window: Interval, why_not: str, *, version: str | None = None) -> Finding:
@@ -72,29 +88,33 @@ def data_drift(monitoring: Monitoring, window: Interval, champion: ServedVersion
         finding = not_judged(signal, window, why_not, version=_version(champion))
         return Section(content={**finding.section, "not_compared": [], "columns": []}, finding=finding), []
     counts = champion.counts
+    why_not = why_not or _other_stretches(monitoring, counts.version, champion.profile.stretch_s)
     there, lacking = _compared(champion.profile.columns, counts.columns)
+    lacking += _slices_without_reference(monitoring, champion.profile)
     found = compare(there, counts.columns, monitoring.drift)
-    slices = [
-        _slice(monitoring, each, counts.slices.get((each.column, each.level)), len(champion.profile.slices))
-        for each in champion.profile.slices
-    ]
+    strengths, slices = {drift.column: drift.strength for drift in found}, []
+    asked = [each for each in champion.profile.slices if each.column in monitoring.slices]
+    for each in asked:
+        inside = counts.slices.get((each.column, each.level))
+        part, part_strengths = _slice(monitoring, each, inside, len(asked), why_not)
+        slices.append(part)
+        strengths |= part_strengths
     drifted = [{"name": drift.column, **_evidence(drift)} for drift in _worst_first(found) if drift.drifted]
     in_slices = [
-        {"name": f"{part['column']}={part['level']}: {column['column']}", **_told(column)}
+        {"name": _within(part["column"], part["level"], column["column"]), **_told(column)}
         for part in slices
         if part["judged"]
         for column in part["columns"]
         if column["drifted"]
     ]
-    strengths = [drift.strength for drift in found]
-    strengths += [column["strength"] for part in slices if part["judged"] for column in part["columns"]]
     verdict = WindowVerdict(
         signal=signal,
         end=window.end,
         beyond=tuple(each["name"] for each in (*drifted, *in_slices)),
-        strength=max(strengths, default=0.0),
+        strength=max(strengths.values(), default=0.0),
         enough=not why_not,
         version=counts.version,
+        strengths=strengths,
     )
     says = why_not or _drift_words(drifted, in_slices, len(found))
     finding = Finding(verdict=verdict, says=says, why_not=why_not, evidence=(*drifted, *in_slices))
@@ -127,7 +147,7 @@ def _version_drift(monitoring: Monitoring, window: Interval, served: ServedVersi
     scores = served.counts.scores
     found = compare(holdout.scores, scores, monitoring.drift)
     rows = max((drift.rows for drift in found), default=0)
-    why_not = _too_few(monitoring, rows)
+    why_not = _too_few(monitoring, rows) or _other_stretches(monitoring, version, holdout.stretch_s)
     drifted = tuple({"name": drift.column, **_evidence(drift)} for drift in _worst_first(found) if drift.drifted)
     verdict = WindowVerdict(
         signal="prediction_drift",
@@ -136,6 +156,7 @@ def _version_drift(monitoring: Monitoring, window: Interval, served: ServedVersi
         strength=max((drift.strength for drift in found), default=0.0),
         enough=not why_not,
         version=version,
+        strengths={drift.column: drift.strength for drift in found},
     )
     says = why_not or _prediction_words(drifted)
     finding = Finding(verdict=verdict, says=says, why_not=why_not, evidence=drifted)
@@ -162,6 +183,7 @@ def skew(monitoring: Monitoring, window: Interval, champion: ServedVersion | Non
         beyond=tuple(each.column for each in skewed),
         strength=max((each.strength for each in found), default=0.0),
         enough=not why_not,
+        strengths={each.column: each.strength for each in found},
     )
     says = " ".join(f"{each.column}: {each.says}." for each in skewed[:3])
     says = says or "Requests have the columns and values of the training."
@@ -212,10 +234,12 @@ def bins(profile: ColumnProfile, counts: ColumnCounts) -> dict[str, Any]:
     return {"kind": "category", "levels": levels, "reference": [*profile.counts, profile.other], **both}
 
 
-def _slice(monitoring: Monitoring, profile: SliceProfile, counts: SliceCounts | None, of: int) -> dict[str, Any]:
-    """One of so many slices, among which the rate of false discoveries is shared out."""
+def _slice(
+    monitoring: Monitoring, profile: SliceProfile, counts: SliceCounts | None, of: int, why_not: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """One of so many slices, among which the rate of false discoveries is shared out; strengths by name if judged."""
     rows = 0 if counts is None else counts.rows
-    why_not = _too_few(monitoring, rows)
+    why_not = why_not or _too_few(monitoring, rows)
     found: tuple[ColumnDrift, ...] = ()
     if counts is not None and rows:
         rate = monitoring.drift.false_discovery_rate / of
@@ -225,7 +249,14 @@ def _slice(monitoring: Monitoring, profile: SliceProfile, counts: SliceCounts | 
     shown = [asdict(drift) for place, drift in enumerate(found) if place < _WORST or drift.drifted]
     beyond = not why_not and any(drift.drifted for drift in found)
     named = {"column": profile.column, "level": profile.level, "rows": rows}
-    return {**named, "judged": not why_not, "why_not": why_not, "beyond": beyond, "columns": shown}
+    strengths = {_within(profile.column, profile.level, drift.column): drift.strength for drift in found}
+    content = {**named, "judged": not why_not, "why_not": why_not, "beyond": beyond, "columns": shown}
+    return content, {} if why_not else strengths
+
+
+def _within(column: str, level: str, drifted: str) -> str:
+    """The name of a column within a slice."""
+    return f"{column}={level}: {drifted}"
 
 
 def _compared(
@@ -244,23 +275,27 @@ def _service_finding(spec: ModelSpec, monitoring: Monitoring, window: Interval, 
         return not_judged("service", window, "There was no request.")
     asked = requests if log is None else requests * 100 / log.percent
     evidence: list[dict[str, Any]] = []
-    strengths = [0.0]
+    strengths: dict[str, float] = {}
     says = f"{failed:,} of {counted(requests, 'request')} could not be scored."
     if requests:
         least = float(binomtest(failed, requests).proportion_ci(0.95, method="wilson").low)
-        strengths.append(least / rules.max_error_rate if rules.max_error_rate > 0 else float(failed))
+        strengths["error_rate"] = least / rules.max_error_rate if rules.max_error_rate > 0 else float(failed)
         if least > rules.max_error_rate:
             says = f"{says[:-1]}: more than {plain(100 * rules.max_error_rate)} %."
-            evidence.append({"name": "error_rate", "value": failed / requests, "limit": rules.max_error_rate})
+            found = {"name": "error_rate", "value": failed / requests, "limit": rules.max_error_rate}
+            evidence.append({**found, "says": says[:-1]})
+    if rules.min_requests > 0:
+        strengths["requests"] = rules.min_requests / max(asked, 1.0)
     if asked < rules.min_requests:
-        says = f"{counted(int(asked), 'request')} came, at least {rules.min_requests:,} should. {says}"
-        strengths.append(rules.min_requests / max(asked, 1.0))
-        evidence.append({"name": "requests", "value": asked, "limit": rules.min_requests})
+        few = f"{counted(int(asked), 'request')} came, at least {rules.min_requests:,} should"
+        says = f"{few}. {says}"
+        evidence.append({"name": "requests", "value": asked, "limit": rules.min_requests, "says": few})
     verdict = WindowVerdict(
         signal="service",
         end=window.end,
         beyond=tuple(each["name"] for each in evidence),
-        strength=max(strengths),
+        strength=max(strengths.values(), default=0.0),
+        strengths=strengths,
     )
     return Finding(verdict=verdict, says=says, evidence=tuple(evidence))
 
@@ -270,6 +305,23 @@ def _why_not(monitoring: Monitoring, served: ServedVersion | None) -> str:
     if served is None:
         return _NOBODY
     return served.why_not if served.profile is None else _too_few(monitoring, served.counts.rows)
+
+
+def _other_stretches(monitoring: Monitoring, version: str, stretch_s: float | None) -> str:
+    """Why a reference's natural differences are not those of today's windows; empty: as far as is known they are."""
+    asked = stretch_of(monitoring)
+    if stretch_s is None or stretch_s == asked.total_seconds():
+        return ""
+    return (
+        f"The reference of version {version} tells what stretches of {duration(timedelta(seconds=stretch_s))} differ "
+        f"by, and the spec now asks for {duration(asked)}. Train again on newer data."
+    )
+
+
+def _slices_without_reference(monitoring: Monitoring, profile: Profile) -> list[dict[str, str]]:
+    known = monitoring.slices if profile.slice_columns is None else profile.slice_columns
+    why = "The champion was trained before the spec asked for them; train again on newer data."
+    return [{"column": f"slices of {column}", "why": why} for column in monitoring.slices if column not in known]
 
 
 def _too_few(monitoring: Monitoring, rows: int) -> str:

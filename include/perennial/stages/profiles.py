@@ -87,6 +87,8 @@ def write_training_profile(
         rows=len(frame),
         columns=_profiles(values, stretches),
         slices=tuple(_slices(spec, table, values, stretches)),
+        stretch_s=stretch_of(spec.monitoring or Monitoring()).total_seconds(),
+        slice_columns=() if spec.monitoring is None else spec.monitoring.slices,
     )
     _put(store, _uri(root, spec.name, fingerprint, "training"), profile)
 
@@ -139,6 +141,7 @@ def write_holdout_profile(
             for position, given in enumerate(columns.values(), start=spec.task == "binary_classification")
         ),
         classes=_classes(spec, scores, len(columns)),
+        stretch_s=stretch_of(spec.monitoring or Monitoring()).total_seconds(),
     )
     _put(store, _uri(root, spec.name, fingerprint, "holdout"), profile)
 
@@ -155,6 +158,11 @@ def load_profiles(
     return _load(store, training, Profile, model, fingerprint), _load(
         store, holdout, HoldoutProfile, model, fingerprint
     )
+
+
+def stretch_of(monitoring: Monitoring) -> timedelta:
+    """How long the stretches are whose differences the reference takes for natural."""
+    return monitoring.reference_window or monitoring.window
 
 
 def _values(column: pa.ChunkedArray) -> Values:
@@ -193,7 +201,7 @@ def _stretches(spec: ModelSpec, frame: pd.DataFrame) -> Codes:
     least = monitoring.min_rows
     times = frame[spec.data.time_column].dt.tz_convert("UTC").dt.tz_localize(None)
     micros = times.to_numpy().astype("datetime64[us]").astype(np.int64)
-    length = (monitoring.reference_window or monitoring.window) // timedelta(microseconds=1)
+    length = stretch_of(monitoring) // timedelta(microseconds=1)
     cells, places, rows = np.unique(micros // length, return_inverse=True, return_counts=True)
     while np.median(rows) < least and len(cells) >= 2 * (MIN_STRETCHES + 2):
         length *= 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from perennial.errors import TransientError
 from perennial.settings import Settings, load_settings
 from perennial_airflow.hooks.mlflow import MlflowRegistryHook
 
@@ -60,6 +61,11 @@ class PerennialHook(BaseHook):
         session, endpoint = self._s3
         return S3Store.from_session(session, endpoint_url=endpoint or load_settings().s3_endpoint)
 
+    @property
+    def has_s3_connection(self) -> bool:
+        """Whether the store is reached by the connection's word, and not by the environment's."""
+        return self._s3[0] is not None
+
     @cached_property
     def _s3(self) -> tuple[boto3.Session | None, str | None]:
         if not self._exists(self.s3_conn_id):
@@ -67,6 +73,8 @@ class PerennialHook(BaseHook):
         from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
         hook = AwsBaseHook(aws_conn_id=self.s3_conn_id, client_type="s3")
+        if not hook.conn_config:  # Airflow's hook looks the connection up itself, and makes do without it
+            raise TransientError(f"the Airflow connection {self.s3_conn_id} was there, and could not be read again")
         return hook.get_session(), hook.conn_config.get_service_endpoint_url("s3")
 
     def _sagemaker_session(self) -> boto3.Session | None:

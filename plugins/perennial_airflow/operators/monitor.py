@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perennial.addresses import retrain_dag_id, run_address
-from perennial.errors import TerminalError
+from perennial.errors import PerennialError, TerminalError
 from perennial.settings import load_settings
 from perennial_airflow.errors import airflow_errors
 from perennial_airflow.hooks.webhook import WEBHOOK_CONN_ID, WebhookHook
@@ -80,12 +80,16 @@ class SendAlertsOperator(StageOperator):
         with airflow_errors():
             spec = load_model(load_settings().specs, self.model)
             webhook = WebhookHook(webhook_conn_id=self.webhook_conn_id)
+            # The tick goes first: a mail server that hangs may use up the task's time.
+            started, problem = self._tick(spec, webhook)
             delivery = self._deliver(spec, webhook, context)
-            run_id = self._tick(spec, webhook) or delivery.run_id
+            run_id = started or delivery.run_id
             if run_id:
                 url = run_address(retrain_dag_id(self.model), run_id, airflow_url=airflow_url())
                 self.remember(context, RetrainRunLink, url)
             delivery.require_all()
+            if problem is not None:
+                raise problem
             if self.observed is None:
                 raise TerminalError(
                     f"{self.model}: the look at the windows failed, see the task before; alerts are sent"
@@ -102,12 +106,16 @@ class SendAlertsOperator(StageOperator):
             spec, objects=objects, post=webhook.send, tell=partial(tell, context=context), airflow_url=airflow_url()
         )
 
-    def _tick(self, spec: ModelSpec, webhook: WebhookHook) -> str | None:
-        """The run that a deferred alert came to, if one did."""
+    def _tick(self, spec: ModelSpec, webhook: WebhookHook) -> tuple[str | None, PerennialError | None]:
+        """The run that a deferred alert came to, if one did; or why nobody looked."""
         if spec.triggers.on_drift is None:
-            return None
+            return None, None
         run_id = None
-        for outcome in webhook.tick(self.model):
-            self.log.info("a deferred alert: %s (%s)", outcome.fate, outcome.reason)
-            run_id = outcome.run_id or run_id
-        return run_id
+        try:
+            for outcome in webhook.tick(self.model):
+                self.log.info("a deferred alert: %s (%s)", outcome.fate, outcome.reason)
+                run_id = outcome.run_id or run_id
+        except PerennialError as error:
+            self.log.warning("deferred alerts were not looked at, or not all: %s", error)
+            return None, error
+        return run_id, None

@@ -22,12 +22,14 @@ from perennial_airflow.webhook.bodies import (
     BodyTooSlowError,
     read_body,
 )
-from perennial_airflow.webhook.intake import Answer, Message, Webhook
+from perennial_airflow.webhook.intake import Answer, Message, Webhook, come_again
 from perennial_airflow.webhook.openapi import ALERT, FORWARDED, TICK
 
 MAX_AT_ONCE: Final = 12
 """Messages that are worked on at once. Airflow's own routes, which its tasks need, have 40 threads and 15 database
 connections by default; a storm of alerts is not to take them all."""
+MAX_WAITING: Final = 100
+"""Messages that wait for one of those; more are told to come again."""
 VERSION: Final = "1"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -42,16 +44,24 @@ def create_app(webhook: Webhook | None = None) -> FastAPI:
 def _router(webhook: Webhook) -> APIRouter:
     router = APIRouter()
     limiter = anyio.CapacityLimiter(MAX_AT_ONCE)
+    read = 0  # messages that are worked on or wait; only the event loop counts them
 
     async def answered(request: Request, handle: Callable[[Message], Answer]) -> JSONResponse:
+        nonlocal read
         try:
             body = await read_body(request)
         except BodyTooLargeError:
             return _response(Answer(status=413, content={"message": f"more than {MAX_BODY_BYTES:,} bytes"}))
         except BodyTooSlowError:
             return _response(Answer(status=408, content={"message": f"not there after {BODY_TIMEOUT_S:.0f} s"}))
+        if read >= MAX_AT_ONCE + MAX_WAITING:
+            return _response(come_again("too many messages are waiting"))
         message = Message(headers=request.headers.items(), body=body)
-        return _response(await run_sync(partial(handle, message), limiter=limiter))
+        read += 1
+        try:
+            return _response(await run_sync(partial(handle, message), limiter=limiter))
+        finally:
+            read -= 1
 
     @router.post("/alerts", **ALERT)
     async def post_alert(request: Request) -> JSONResponse:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,10 +24,10 @@ from typing import Any, Final
 from perennial.alert_sender import signature
 from perennial.errors import RequestError
 
-log = logging.getLogger(__name__)
-
 TOLERANCE_S: Final = 300
 """How far a signature's time may be from this clock, either way."""
+MAX_HEADERS: Final = 100
+"""Of a message; proxies add a few, nobody this many."""
 MIN_SECRET_LENGTH: Final = 16
 DEFAULT_REQUESTS_PER_S: Final = 50.0
 MAX_SIGNATURES: Final = 16
@@ -35,6 +35,10 @@ MAX_SIGNATURES: Final = 16
 _NAME: Final = re.compile(r"[\w.@-]{1,64}")
 _ARN: Final = re.compile(r"arn:aws[\w-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}(\.fifo)?")
 _EXTRA: Final = ("keys", "tokens", "sns_topics", "requests_per_s")
+
+
+class NotAuthenticatedError(Exception):
+    """A message is not believed. Its text is for the log; whoever sent it is told nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,11 @@ class Credentials:
     """ARNs of the SNS topics that are believed."""
     requests_per_s: float = DEFAULT_REQUESTS_PER_S
     """Of each sender, in the long run; twice as many may come at once."""
+
+    @property
+    def anybody(self) -> bool:
+        """Whether there is anybody who is believed."""
+        return bool(self.keys or self.tokens or self.sns_topics)
 
     @classmethod
     def parse(cls, extra: Any) -> Credentials:
@@ -86,18 +95,22 @@ class Sender:
     """Whether a signature covers the body; headers but id and timestamp are covered by none."""
 
 
-def authenticate(
-    headers: Sequence[tuple[str, str]], body: bytes, credentials: Credentials, now: datetime
-) -> Sender | None:
-    """Who sends, or None. A message with a signature has to have a right one, whatever token it may carry.
+def authenticate(headers: Sequence[tuple[str, str]], body: bytes, credentials: Credentials, now: datetime) -> Sender:
+    """Who sends. A message with a signature has to have a right one, whatever token it may carry.
 
     Args:
         headers: names in lower case; one that comes twice is believed neither time.
         body: as it came over the wire.
         credentials: who is known.
         now: aware, by this machine's clock.
+
+    Raises:
+        NotAuthenticatedError: nobody who is known.
     """
-    found = {name: value for name, value in headers if sum(other == name for other, _ in headers) == 1}
+    if len(headers) > MAX_HEADERS:
+        raise NotAuthenticatedError(f"it has {len(headers)} headers, {MAX_HEADERS} are allowed")
+    counts = Counter(name for name, _ in headers)
+    found = {name: value for name, value in headers if counts[name] == 1}
     if "webhook-signature" in found:
         return _signed(found, ("webhook-id", "webhook-timestamp", "webhook-signature"), body, credentials, now)
     if "x-mlflow-signature" in found:
@@ -110,35 +123,37 @@ def authenticate(
 
 def _signed(
     found: Mapping[str, str], names: tuple[str, str, str], body: bytes, credentials: Credentials, now: datetime
-) -> Sender | None:
+) -> Sender:
     message_id, timestamp, signatures = (found.get(name, "") for name in names)
-    if not message_id or not _in_time(timestamp, now):
-        return None
+    if not message_id:
+        raise NotAuthenticatedError(f"it is signed, and has not one header {names[0]}")
+    _require_in_time(timestamp, names[1], now)
     given = signatures.split(" ")[:MAX_SIGNATURES]
     name = _key_that(credentials, given, lambda secret: signature(secret, message_id, timestamp, body))
-    return Sender(name=name, message_id=message_id, signed=True) if name else None
+    return Sender(name=name, message_id=message_id, signed=True)
 
 
-def _signed_by_grafana(found: Mapping[str, str], body: bytes, credentials: Credentials, now: datetime) -> Sender | None:
+def _signed_by_grafana(found: Mapping[str, str], body: bytes, credentials: Credentials, now: datetime) -> Sender:
     timestamp = found.get("x-grafana-alerting-timestamp", "")
-    if not _in_time(timestamp, now):
-        return None
+    _require_in_time(timestamp, "x-grafana-alerting-timestamp", now)
     content = f"{timestamp}:".encode() + body
     given = [found["x-grafana-alerting-signature"]]
     name = _key_that(credentials, given, lambda secret: hmac.new(secret.encode(), content, hashlib.sha256).hexdigest())
-    return Sender(name=name, signed=True) if name else None
+    return Sender(name=name, signed=True)
 
 
-def _token_bearer(found: Mapping[str, str], credentials: Credentials) -> Sender | None:
+def _token_bearer(found: Mapping[str, str], credentials: Credentials) -> Sender:
     scheme, _, token = found.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        return None
+        raise NotAuthenticatedError("it has neither a signature nor a bearer token, or one of their headers twice")
     given = _digest(token)
     names = [name for name, known in credentials.tokens.items() if hmac.compare_digest(_digest(known), given)]
-    return Sender(name=names[0], message_id=found.get("webhook-id")) if names else None
+    if not names:
+        raise NotAuthenticatedError("its token is none of the connection's")
+    return Sender(name=names[0], message_id=found.get("webhook-id"))
 
 
-def _key_that(credentials: Credentials, given: Sequence[str], signs: Callable[[str], str]) -> str | None:
+def _key_that(credentials: Credentials, given: Sequence[str], signs: Callable[[str], str]) -> str:
     """The name of the first key that gives one of the signatures; every pair is compared, in constant time."""
     matching = [
         name
@@ -148,17 +163,16 @@ def _key_that(credentials: Credentials, given: Sequence[str], signs: Callable[[s
         if hmac.compare_digest(expected, one.encode(errors="surrogateescape"))
     ]
     if not matching:
-        log.info("a message was refused: no key of the connection gives its signature")
-    return matching[0] if matching else None
+        raise NotAuthenticatedError("no key of the connection gives its signature")
+    return matching[0]
 
 
-def _in_time(timestamp: str, now: datetime) -> bool:
+def _require_in_time(timestamp: str, header: str, now: datetime) -> None:
     if not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        return False
+        raise NotAuthenticatedError(f"it is signed, and has not one header {header} of seconds since 1970")
     off_s = int(timestamp) - now.timestamp()
     if abs(off_s) > TOLERANCE_S:
-        log.info("a message was refused: its time is %.0f s off this clock, %d s are allowed", off_s, TOLERANCE_S)
-    return abs(off_s) <= TOLERANCE_S
+        raise NotAuthenticatedError(f"its time is {off_s:.0f} s off this clock, {TOLERANCE_S} s are allowed")
 
 
 def _digest(text: str) -> bytes:

@@ -49,10 +49,10 @@ def parse_json(body: bytes) -> Any:
 
     Raises:
         BadMessageError: it is none, is nested too deeply, or holds what no store keeps: numbers beyond a double's
-            range, half of a surrogate pair, or NUL (PostgreSQL's jsonb).
+            range, integers beyond 64 bits, half of a surrogate pair, or NUL (PostgreSQL's jsonb).
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite, parse_int=_int64)
     except RecursionError:
         raise BadMessageError(f"the JSON is nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
@@ -69,6 +69,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is beyond a double's range")
+    return value
+
+
+def _int64(text: str) -> int:
+    value = int(text) if len(text) <= 20 else None
+    if value is None or not -(2**63) <= value < 2**63:  # a run's tasks are told of it in msgpack, which has no others
+        raise ValueError(f"{text[:40]} is beyond a 64-bit integer's range")
     return value
 
 

@@ -5,26 +5,36 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from perennial.domain.alert import Alert, Fate
-from perennial.errors import AlertConflictError, PerennialError, RequestError, SpecError, TransientError
+from perennial.errors import (
+    AlertConflictError,
+    PerennialError,
+    RequestError,
+    SpecError,
+    StoreUnavailableError,
+    TransientError,
+)
 from perennial.spec.model import ModelSpec
 from perennial.stages.alerts import Received, receive, tick
 from perennial_airflow.webhook import alertmanager, cloudevents, grafana, mlflow, native, sns
-from perennial_airflow.webhook.authentication import Credentials, Sender, authenticate
+from perennial_airflow.webhook.authentication import Credentials, NotAuthenticatedError, Sender, authenticate
 from perennial_airflow.webhook.bodies import parse_json
 from perennial_airflow.webhook.rate_limit import RateLimit
-from perennial_airflow.webhook.signals import BadMessageError, Signal
+from perennial_airflow.webhook.signals import BadMessageError, Signal, cleaned
 from perennial_airflow.webhook.sns_signature import NOTIFICATION, SnsVerifier
 from perennial_airflow.webhook.world import CREDENTIALS_S, WORLD_S, Kept, Specs, World, build_world, load_credentials
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 5
+GO_ON_S: Final = 10.0
+"""For so many seconds a message's alerts are gone on with after something did not answer for one of them."""
 _MODEL: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _STATUS: Final = {Fate.STARTED: 202, Fate.DEFERRED: 202, Fate.COALESCED: 200, Fate.REFUSED: 409}
 
@@ -126,9 +136,10 @@ class Webhook:
 
     def _sender(self, message: Message) -> Sender:
         credentials = self._credentials()
-        sender = authenticate(message.headers, message.body, credentials, self._now())
-        if sender is None:
-            raise _unknown()
+        try:
+            sender = authenticate(message.headers, message.body, credentials, self._now())
+        except NotAuthenticatedError as error:
+            raise _unknown(error) from None
         self._limit(sender, credentials)
         return sender
 
@@ -142,10 +153,9 @@ class Webhook:
         credentials = self._credentials()
         try:
             body = parse_json(message.body)
-        except BadMessageError:
-            raise _unknown() from None
-        if not self._sns.believed(body, credentials.sns_topics, self._now()):
-            raise _unknown()
+            self._sns.verify(body, credentials.sns_topics, self._now())
+        except (BadMessageError, NotAuthenticatedError) as error:
+            raise _unknown(error) from None
         sender = Sender(name=f"sns:{body['TopicArn'].rpartition(':')[2]}", signed=True)
         self._limit(sender, credentials)
         if body["Type"] == NOTIFICATION:
@@ -155,7 +165,20 @@ class Webhook:
         return Answer(status=200, content={"results": [], "message": f"{body['Type']} taken note of"})
 
     def _results(self, signals: Sequence[Signal], sender: Sender) -> Answer:
-        results = [self._result(signal, sender) for signal in signals]
+        """Raises the last error, once all the others are recorded: the message comes again, and they with it."""
+        results: list[dict[str, Any]] = []
+        failed: PerennialError | None = None
+        began = time.monotonic()
+        for signal in signals:
+            if isinstance(failed, TransientError) and time.monotonic() - began > GO_ON_S:
+                break  # the sender would not wait for the rest to fail, too
+            try:
+                results.append(self._result(signal, sender))
+            except PerennialError as error:
+                log.warning("alert %r for %s: %s: %s", signal.alert_id, signal.model, type(error).__name__, error)
+                failed = error
+        if failed is not None:
+            raise failed
         usable = not results or any(result["outcome"] or result["message"] == _NOTHING for result in results)
         return Answer(status=200 if usable else 422, content={"results": results})
 
@@ -188,11 +211,11 @@ class Webhook:
                 model=signal.model,
                 alert_id=signal.alert_id,
                 source=signal.source,
-                summary=signal.summary,
+                summary=cleaned(signal.summary),
                 raised_at=signal.raised_at or now,
                 received_at=now,
                 sender=sender.name,
-                evidence=signal.evidence,
+                evidence=cleaned(signal.evidence),
             )
         except RequestError as error:
             raise BadMessageError(str(error)) from error
@@ -232,20 +255,26 @@ def _guarded(answer: Callable[[], Answer]) -> Answer:
         return Answer(status=409, content={"message": str(error)})
     except PerennialError as error:
         level = logging.WARNING if isinstance(error, TransientError) else logging.ERROR
-        log.log(level, "nothing was recorded: %s: %s", type(error).__name__, error)
-        return _later(error)
+        log.log(level, "not answered: %s: %s", type(error).__name__, error)
+        return come_again(_why(error))
 
 
-def _later(error: PerennialError) -> Answer:
-    why = "it could not be recorded; see the API server's log"
+def _why(error: PerennialError) -> str:
+    """Not its text, which may name places."""
     if isinstance(error, SpecError):
-        why = "the model's spec is broken"
-    elif isinstance(error, TransientError):
-        why = "the store, or Airflow's database, does not answer"
+        return "the model's spec is broken"
+    if isinstance(error, StoreUnavailableError):
+        return "the store does not answer"
+    return f"not done, or not altogether ({type(error).__name__}); the API server's log says more"
+
+
+def come_again(why: str) -> Answer:
+    """What the sender is told to send again."""
     return Answer(status=503, content={"message": f"{why}; try again"}, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def _unknown() -> _RefusedError:
+def _unknown(reason: Exception) -> _RefusedError:
+    log.info("a message was refused (401): %s", reason)
     return _RefusedError(401, "not authenticated", WWW_Authenticate="Bearer")
 
 

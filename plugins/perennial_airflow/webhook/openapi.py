@@ -70,7 +70,7 @@ _ALERT_BODY: Final = {
         "source": _TEXT,
         "evidence": {"type": "object"},
     },
-    "required": ["model", "id", "summary"],
+    "required": ["model", "summary"],  # without an id, that of the header webhook-id counts
     "additionalProperties": False,
 }
 _GROUP: Final = {
@@ -131,7 +131,7 @@ _TROUBLE: Final = {
     408: "the body did not arrive in time",
     413: "the body is too large",
     429: "too many requests of this sender; see Retry-After",
-    503: "nothing is recorded; send it again",
+    503: "not recorded, or not altogether; send it again",
 }
 _RETRY: Final = {"Retry-After": {"schema": {"type": "string"}, "required": True}}
 

@@ -49,14 +49,21 @@ def named_model(*places: Any) -> str | None:
 
 
 def joined_id(*parts: str) -> str:
-    """One id out of several texts: they themselves where that is short and printable, else their digest."""
-    text = ":".join(parts)
-    return text if 0 < len(text) <= MAX_ID_LENGTH and text.isprintable() else f"sha256:{digest_of(parts)}"
+    """One id out of several texts, as many for each sender: other texts give another id.
+
+    They themselves, with the colons of all but the last one escaped, where that is short, printable, and tells no
+    password; else their digest.
+    """
+    *before, last = parts
+    text = ":".join([*(part.replace("%", "%25").replace(":", "%3A") for part in before), last])
+    shown = 0 < len(text) <= MAX_ID_LENGTH and text.isprintable() and cleaned(parts) == list(parts)
+    return text if shown else f"sha256:{digest_of(parts)}"
 
 
 def first_line(*candidates: Any) -> str:
     """The first text that says anything, as a line that fits a summary; empty if there is none."""
-    texts = (one_line(candidate) for candidate in candidates if isinstance(candidate, str))
+    # Cleaned before it is cut: half an address with a password could not be told for one.
+    texts = (one_line(without_credentials(candidate)) for candidate in candidates if isinstance(candidate, str))
     return next((text for text in texts if text), "")
 
 
@@ -70,8 +77,8 @@ def time_or_none(value: Any) -> datetime | None:
 
 
 def fitted(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Without empty values, credentials in addresses, and the largest parts until the rest fits into the ledger."""
-    kept = {name: _shown(value) for name, value in evidence.items() if value not in (None, "", {}, [])}
+    """Without empty values, and without the largest parts until the rest fits into the ledger."""
+    kept = {name: value for name, value in evidence.items() if value not in (None, "", {}, [])}
     sizes = {name: len(canonical_json(value)) for name, value in kept.items()}
     while kept and len(canonical_json(kept)) > MAX_EVIDENCE_BYTES - 64:
         largest = max(kept, key=lambda name: sizes[name])
@@ -92,7 +99,10 @@ def require_few(alerts: Sequence[Any], how: str) -> None:
     require(len(alerts) <= MAX_SIGNALS, f"{len(alerts)} alerts in one message; at most {MAX_SIGNALS}: {how}")
 
 
-def _shown(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
+    """Without users and passwords in the addresses that are anywhere in it: what is kept is shown to people."""
     if isinstance(value, str):
         return without_credentials(value)
-    return {str(name): _shown(part) for name, part in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return {cleaned(str(name)): cleaned(part) for name, part in value.items()}
+    return [cleaned(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -2,8 +2,8 @@
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 
-The certificate is fetched from the address in the message, so that address has to be SNS's own, and the topic has to
-be listed before anything is fetched.
+The certificate is fetched from the address in the message, so that address has to be SNS's own, in the topic's region,
+and the topic has to be listed before anything is fetched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from perennial.domain.alert import one_line
 from perennial.errors import TransientError
+from perennial_airflow.webhook.authentication import NotAuthenticatedError
 from perennial_airflow.webhook.signals import time_or_none
 
 log = logging.getLogger(__name__)
@@ -32,24 +34,32 @@ MAX_BYTES: Final = 64 * 1024
 TIMEOUT_S: Final = 5.0
 MAX_CERTIFICATES: Final = 16
 CERTIFICATES_A_MINUTE: Final = 10
+WRONG_S: Final = 600.0
+"""For so long an address at which there was no certificate is not visited again."""
+MAX_WRONG: Final = 256
 NOTIFICATION: Final = "Notification"
 CONFIRMATIONS: Final = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
 _SIGNED: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
 _SIGNED_CONFIRMATION: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
-_HOST: Final = re.compile(r"sns\.[a-z0-9-]{3,32}\.amazonaws\.com(\.cn)?")
+_HOST: Final = re.compile(r"sns\.(?P<region>[a-z0-9-]{3,32})\.amazonaws\.com(\.cn)?")
 _CERTIFICATE: Final = re.compile(r"/SimpleNotificationService-[A-Za-z0-9]{1,64}\.pem")
 
 Fetch = Callable[[str], bytes]
 
 
 class AddressUnavailableError(TransientError):
-    """An address of SNS did not answer."""
+    """An address of SNS did not answer, or not with what should be there."""
+
+
+class NoCertificateError(AddressUnavailableError):
+    """It answered, and has no certificate: somebody made the address up, most likely."""
 
 
 def fetch(url: str) -> bytes:
     """What lies at an address, up to `MAX_BYTES`; redirects are not followed.
 
     Raises:
+        NoCertificateError: an answer that says there is nothing.
         AddressUnavailableError: no answer, or another one than 200.
     """
     import requests
@@ -61,6 +71,8 @@ def fetch(url: str) -> bytes:
             status = answer.status_code
     except (requests.RequestException, OSError) as error:
         raise AddressUnavailableError(f"{shown} did not answer ({type(error).__name__})") from error
+    if 400 <= status < 500 and status != 429:
+        raise NoCertificateError(f"{shown} answered {status}")
     if status != 200 or len(content) > MAX_BYTES:
         raise AddressUnavailableError(f"{shown} answered {status}, {len(content)} bytes")
     return content
@@ -74,24 +86,27 @@ class SnsVerifier:
         self._lock = threading.Lock()
         self._keys: OrderedDict[str, Any] = OrderedDict()
         self._fetched: deque[float] = deque(maxlen=CERTIFICATES_A_MINUTE)
+        self._wrong: OrderedDict[str, float] = OrderedDict()
 
-    def believed(self, message: Any, topics: Collection[str], now: datetime) -> bool:
-        """Whether the message is SNS's, of one of the topics, and not older than an hour.
+    def verify(self, message: Any, topics: Collection[str], now: datetime) -> None:
+        """Make sure that the message is SNS's, of one of the topics, and not older than an hour.
 
         Raises:
+            NotAuthenticatedError: it is not.
             AddressUnavailableError: the certificate cannot be had now.
         """
-        if not isinstance(message, Mapping) or message.get("TopicArn") not in list(topics):
-            return False
-        content = string_to_sign(message)
+        _require(isinstance(message, Mapping), "it is no object, as SNS's messages are")
+        arn = message.get("TopicArn")
+        _require(arn in list(topics), f"the topic {one_line(str(arn), 200)} is not one of the connection's sns_topics")
+        content, hash_name = string_to_sign(message), _hash_of(message)
+        _require(content is not None and hash_name is not None, "it lacks a part that SNS signs, or is of another kind")
         at = time_or_none(message.get("Timestamp"))
-        url, hash_name = message.get("SigningCertURL"), _hash_of(message)
-        if content is None or at is None or hash_name is None or not _is_certificate(url):
-            return False
-        if not -AHEAD <= now - at <= MAX_AGE:
-            log.info("a message of %s was refused: it is of %s", message["TopicArn"], at)
-            return False
-        return _is_signed(self._key(str(url)), message["Signature"], content, hash_name)
+        _require(at is not None and -AHEAD <= now - at <= MAX_AGE, f"it is of {at}, an hour is allowed")
+        url = message.get("SigningCertURL")
+        shown = one_line(str(url).partition("?")[0], 200)
+        _require(_is_certificate(url, arn), f"no certificate of SNS in the topic's region is at {shown}")
+        signed = _is_signed(self._key(str(url)), message["Signature"], content or b"", str(hash_name))
+        _require(signed, f"its signature is not one of {shown}")
 
     def confirm(self, message: Mapping[str, Any]) -> bool:
         """Visit the address that a believed subscription names; False if that is none of SNS's.
@@ -100,7 +115,9 @@ class SnsVerifier:
             AddressUnavailableError: it did not answer as it should.
         """
         url = urlsplit(message["SubscribeURL"])
-        if not _is_sns(message["SubscribeURL"]) or parse_qs(url.query).get("Action") != ["ConfirmSubscription"]:
+        if not _is_sns(message["SubscribeURL"], message["TopicArn"]) or parse_qs(url.query).get("Action") != [
+            "ConfirmSubscription"
+        ]:
             return False
         self._fetch(message["SubscribeURL"])
         log.info("confirmed the subscription to %s", message["TopicArn"])
@@ -112,10 +129,19 @@ class SnsVerifier:
                 self._keys.move_to_end(url)
                 return self._keys[url]
             now = self._seconds()
+            if now - self._wrong.get(url, -WRONG_S) < WRONG_S:
+                raise NoCertificateError(f"there was no certificate at {url} some minutes ago")
             if len(self._fetched) == CERTIFICATES_A_MINUTE and now - self._fetched[0] < 60:
                 raise AddressUnavailableError("SNS names a new certificate too often; try again in a minute")
             self._fetched.append(now)
-        key = _public_key(self._fetch(url))
+        try:
+            key = _public_key(self._fetch(url))
+        except NoCertificateError:
+            with self._lock:
+                self._wrong[url] = now
+                while len(self._wrong) > MAX_WRONG:
+                    self._wrong.popitem(last=False)
+            raise
         with self._lock:
             self._keys[url] = key
             while len(self._keys) > MAX_CERTIFICATES:
@@ -141,7 +167,13 @@ def _hash_of(message: Mapping[str, Any]) -> str | None:
     return {"1": "SHA1", "2": "SHA256"}.get(str(message.get("SignatureVersion")))
 
 
-def _is_sns(url: Any) -> bool:
+def _require(condition: bool, said: str) -> None:
+    if not condition:
+        raise NotAuthenticatedError(said)
+
+
+def _is_sns(url: Any, topic: str) -> bool:
+    """Whether it is an address of SNS in the region of the topic, which its ARN names."""
     # urlsplit passes over line breaks and tabs.
     if not isinstance(url, str) or not re.fullmatch(r"[!-~]{1,2048}", url):
         return False
@@ -150,11 +182,12 @@ def _is_sns(url: Any) -> bool:
         plain = parts.netloc == parts.hostname and parts.scheme == "https"
     except ValueError:
         return False
-    return plain and _HOST.fullmatch(parts.netloc) is not None
+    host = _HOST.fullmatch(parts.netloc)
+    return plain and host is not None and host["region"] == topic.split(":")[3]
 
 
-def _is_certificate(url: Any) -> bool:
-    if not _is_sns(url):
+def _is_certificate(url: Any, topic: str) -> bool:
+    if not _is_sns(url, topic):
         return False
     parts = urlsplit(url)
     return _CERTIFICATE.fullmatch(parts.path) is not None and not parts.query and not parts.fragment
@@ -167,9 +200,9 @@ def _public_key(pem: bytes) -> Any:
     try:
         key = load_pem_x509_certificate(pem).public_key()
     except ValueError as error:
-        raise AddressUnavailableError("what lies at SNS's address is no certificate") from error
+        raise NoCertificateError("what lies at SNS's address is no certificate") from error
     if not isinstance(key, RSAPublicKey):
-        raise AddressUnavailableError("SNS's certificate has no RSA key")
+        raise NoCertificateError("SNS's certificate has no RSA key")
     return key
 
 

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from perennial.domain.alert import Alert
 from perennial.domain.references import MonitoringRef
-from perennial.errors import RequestError
+from perennial.errors import RequestError, StoreUnavailableError
 from perennial.monitoring_objects import MonitoringObjects
 from perennial.stages import monitor
 from perennial_airflow import notifiers
@@ -133,8 +133,8 @@ def test_alert_goes_to_webhook_and_people_and_its_run_is_one_click_away(
     returned, pushed = send()
     assert returned == {"delivered": 1, "run_id": "drift__1"}
     assert pushed == {RetrainRunLink.key: "http://airflow.example/dags/perennial__toy__retrain/runs/drift__1"}
-    assert [path for path, _ in webhook.received] == ["/perennial/v1/alerts", "/perennial/v1/tick"]
-    assert webhook.received[0][1]["id"] == ALERT.alert_id
+    assert [path for path, _ in webhook.received] == ["/perennial/v1/tick", "/perennial/v1/alerts"]
+    assert webhook.received[1][1]["id"] == ALERT.alert_id
     assert told == [ALERT.alert_id]
     assert outbox(watched).outbox() == ()
 
@@ -144,6 +144,34 @@ def test_deferred_alert_that_is_due_gets_its_button_too(watched: World, webhook:
     returned, pushed = send()
     assert returned == {"delivered": 0, "run_id": "drift__later"}
     assert pushed[RetrainRunLink.key].endswith("/drift__later")
+
+
+def test_outbox_that_cannot_be_read_keeps_no_deferred_alert_waiting(
+    watched: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_objects: MonitoringObjects) -> Any:
+        raise StoreUnavailableError("503 SlowDown")
+
+    monkeypatch.setattr(MonitoringObjects, "outbox", away)
+    with pytest.raises(AirflowException, match="SlowDown"):
+        send()
+    assert [path for path, _ in webhook.received] == ["/perennial/v1/tick"]
+
+
+def test_tick_that_fails_keeps_no_alert_in_the_outbox_and_turns_the_run_red(
+    watched: World, webhook: Webhook, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(watched)
+    answer = webhook.answer
+
+    def no_tick(path: str, headers: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        return (503, {"message": "busy"}) if path.endswith("/tick") else answer(path, headers, body)
+
+    monkeypatch.setattr(webhook, "answer", no_tick)
+    with pytest.raises(AirflowException, match="busy"):
+        send()
+    assert told == [ALERT.alert_id]
+    assert outbox(watched).outbox() == ()
 
 
 def test_webhook_that_is_away_is_tried_again_and_people_are_told(

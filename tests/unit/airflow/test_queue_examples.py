@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -180,6 +181,36 @@ def test_text_of_a_topic_becomes_an_alert_with_an_id_of_its_words(
     assert webhook.received == [("/perennial/v1/alerts", BODY)] * 2
     assert webhook.outcome == STARTED
     assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("source", ["kafka", "sqs"])
+def test_message_that_gets_no_answer_holds_up_none_behind_it(
+    request: pytest.FixtureRequest, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    bodies = [json.dumps({**BODY, "summary": summary}) for summary in ("broken spec", "good")]
+    if source == "sqs":
+        queue = request.getfixturevalue("queue")
+        module = example("alerts_from_sqs", QUEUE=queue.url)
+        for body in bodies:
+            queue.put(body)
+        events = [watched_event(module)]
+    else:
+        module = example("alerts_from_kafka")
+        events = [SimpleNamespace(extra={"from_trigger": True, "payload": body}) for body in bodies]
+    answer = webhook.answer
+
+    def for_one(path: str, headers: Any, body: bytes) -> tuple[int, dict[str, Any]]:
+        return (503, {"message": "try again"}) if b"broken" in body else answer(path, headers, body)
+
+    monkeypatch.setattr(webhook, "answer", for_one)
+    with pytest.raises(WebhookUnavailableError, match="try again"):
+        hand_over(module, *events)
+    assert [body["summary"] for _, body in webhook.received] == ["good"]
+
+
+def test_topic_is_tried_for_a_day_since_it_hands_no_message_out_again() -> None:
+    task = the_dag(example("alerts_from_kafka")).get_task("hand_over")
+    assert task.retries * task.retry_delay == timedelta(days=1)
 
 
 def test_trigger_is_stored_as_airflows_own_and_deletes_nothing_by_itself() -> None:

@@ -40,7 +40,7 @@ def a_report(**given: Any) -> Report:
             "training_end": "2013-04-15T04:00:00Z",
             "holdout_rows": 12_184,
         },
-        "versions": [{"version": "3", "role": "champion", "requests": 880, "rows": 900}],
+        "versions": [{"version": "3", "role": "champion", "training": None, "requests": 880, "rows": 900}],
         "service": service(),
         "data_drift": {**judged(), "says": "None of 2 columns has drifted.", "not_compared": [], "columns": columns()},
         "slices": [],
@@ -54,6 +54,7 @@ def a_report(**given: Any) -> Report:
         "closed": [],
         "states": {},
         "history": [look(END - DAY * back) for back in range(9, -1, -1)],
+        "matured": [ripe(END - DAY * back) for back in range(9, -1, -1)],
         "promotions": [],
         "rules": {
             "min_rows": 500,
@@ -122,10 +123,15 @@ def alarmed(name: str, *, retrain: bool = True, **given: Any) -> Report:
 
 def look(end: datetime, **given: Any) -> Report:
     """One window of the history."""
-    realised = {"value": 0.7, "low": 0.67, "high": 0.73}
     estimated = {"estimate": 0.705, "estimate_low": 0.69, "estimate_high": 0.72}
     signals = {"judged": True, "beyond": [], "opened": [], "closed": []}
-    return {"window_end": format_time(end), "version": "3", "rows": 900, **signals, **realised, **estimated, **given}
+    named = {"window_end": format_time(end), "version": "3", "rows": 900, "metric": "roc_auc"}
+    return {**named, **signals, **estimated, **given}
+
+
+def ripe(end: datetime, **given: Any) -> Report:
+    """Realised performance of one window."""
+    return {"window_end": format_time(end), "metric": "roc_auc", "value": 0.7, "low": 0.67, "high": 0.73, **given}
 
 
 def performance(**given: Any) -> Report:

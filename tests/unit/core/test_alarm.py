@@ -52,7 +52,9 @@ def _walk(words: str, rules: AlertRules = RULES) -> str:
         pytest.param("t w t", "..O", id="another column between"),
         pytest.param("t w w", "..O", id="each its own count"),
         pytest.param("t w", "..", id="not the same column"),
-        pytest.param("t tw w", ".Oo", id="one of several"),
+        pytest.param("t tw .", ".Oo", id="one of several"),
+        pytest.param("t t w w w w", ".OoOoo", id="another column while one is open"),
+        pytest.param("t t tw t tw", ".OooO", id="another column now and then while one is open"),
         pytest.param("t - - - t", "....O", id="windows without rows are passed over"),
         pytest.param("- - -", "...", id="only windows without rows"),
         pytest.param("t t t t", ".Ooo", id="no second alert while one is open"),
@@ -71,6 +73,47 @@ def test_windows_lead_to_alerts_as_the_table_says(words: str, said: str) -> None
 
 def test_one_of_one_opens_and_closes_at_once() -> None:
     assert _walk("t . t", AlertRules(windows=1, of=1, close_after=1)) == "OCO"
+
+
+def test_new_alert_while_one_is_open_is_about_both_and_ends_when_both_are_calm() -> None:
+    state = NEW
+    for at, word in enumerate(["t", "t", "w", "w"]):
+        state, opened, closed = fold(state, _verdict(at, word), RULES)
+    assert (opened, closed) == (True, False)
+    assert (state.because, state.opened_at) == (("temp", "wind"), START + timedelta(days=3))
+
+
+def _of(at: int, **strengths: float) -> WindowVerdict:
+    beyond = tuple(name for name, strength in strengths.items() if strength > 1)
+    strength = max(strengths.values())
+    return replace(_verdict(at, "."), beyond=beyond, strength=strength, strengths=strengths)
+
+
+@pytest.mark.parametrize(
+    ("temp", "wind", "closed"),
+    [
+        pytest.param(0.1, 0.9, True, id="another column is near its limit"),
+        pytest.param(0.9, 0.1, False, id="the alert's own is near its limit"),
+        pytest.param(0.1, math.nan, True, id="another's strength is not known"),
+    ],
+)
+def test_alert_closes_by_the_strength_of_what_it_is_about(temp: float, wind: float, closed: bool) -> None:
+    state = NEW
+    for at in range(2):
+        state, _, _ = fold(state, _of(at, temp=2.0, wind=0.1), RULES)
+    for at in (2, 3):
+        state, _, ended = fold(state, _of(at, temp=temp, wind=wind), RULES)
+    assert ended is closed
+
+
+def test_another_column_beyond_once_keeps_no_alert_open_and_its_count_goes_on() -> None:
+    state = NEW
+    windows = [{"temp": 2.0, "wind": 0.1}] * 2 + [{"temp": 0.1, "wind": 0.1}, {"temp": 0.1, "wind": 2.0}]
+    for at, strengths in enumerate(windows):
+        state, _, closed = fold(state, _of(at, **strengths), RULES)
+    assert closed
+    state, opened, _ = fold(state, _of(4, temp=0.1, wind=2.0), RULES)
+    assert (opened, state.because) == (True, ("wind",))
 
 
 def test_alert_names_what_was_beyond_often_enough() -> None:
@@ -133,11 +176,13 @@ def test_alerts_open_and_close_in_turn_and_survive_the_store(
     state, at, was_open = NEW, 0, False
     for word, version, step in windows:
         at += step
-        verdict = _verdict(at, word, version)
+        verdict, told = _verdict(at, word, version), set(state.because)
         state, opened, closed = fold(state, verdict, rules)
+        fresh = set(state.because) - (set() if closed else told)
         assert state.is_open == (opened or (was_open and not closed))
         assert not closed or was_open
-        assert not opened or (verdict.enough and set(state.because) <= set(verdict.beyond))
+        assert opened == bool(fresh)
+        assert not opened or (verdict.enough and fresh <= set(verdict.beyond))
         assert bool(state.because) == state.is_open
         assert len(state.recent) <= rules.of
         assert AlarmState.from_dict(json.loads(json.dumps(state.to_dict()))) == state

@@ -228,3 +228,18 @@ def test_death_at_any_effect_loses_nothing_and_repeats_one_step_at_most(store: F
         assert len(outside.posted) + len(outside.heard) <= 4, f"fault at {number}"
         assert outbox(store).outbox() == ()
     pytest.fail("no end")
+
+
+def test_providers_words_are_told_to_nobody_for_they_may_hold_a_secret(
+    store: FolderStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, an_alert())
+    refused = ConnectionError("Max retries exceeded with url: /services/T0/B0/s3cr3t")
+    missing = TerminalError("monitoring.notify: kind email needs the package smtp")
+    done = send(store, a_spec(HTTP, EMAIL), Outside(deaf={"webhook": refused, "email": missing}))
+    with pytest.raises(TransientError) as caught:
+        done.require_all()
+    for text in (str(caught.value), caplog.text):
+        assert "webhook (pager) was not told: ConnectionError" in text
+        assert str(missing) in text
+        assert "s3cr3t" not in text

@@ -140,6 +140,29 @@ def test_challengers_of_alerts_are_counted_since_the_last_promotion(desk: Desk) 
     assert (facts.rejections, facts.last_for_alert_at) == (1, last.recorded_at)
 
 
+def test_rejections_are_counted_however_many_other_runs_lie_between(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perennial.stages.alert_facts.LOOK_BACK", 4)
+    desk.spec = spec_with(stop_after_rejections=5)
+    desk.judged("promotion", trigger="drift", verdict="PROMOTE")
+    for _ in range(5):
+        for trigger in ("drift", "schedule", "schedule", "schedule"):
+            desk.judged(trigger=trigger)
+    assert _facts(desk).rejections == 5
+    assert desk.receive(ALERT).outcome.rule == "stopped"
+
+
+def test_limit_that_was_raised_is_counted_for_anew(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perennial.stages.alert_facts.LOOK_BACK", 2)
+    for _ in range(6):
+        desk.judged(trigger="drift")
+    desk.spec = spec_with(stop_after_rejections=2)
+    assert 2 <= _facts(desk).rejections < 6
+    desk.spec = spec_with(stop_after_rejections=6)
+    assert _facts(desk).rejections == 6
+
+
 def test_promising_challenger_that_was_not_promoted_counts_as_rejected(desk: Desk) -> None:
     desk.judged(trigger="drift", verdict="PROMOTE")
     assert _facts(desk).rejections == 1
@@ -190,6 +213,48 @@ def test_rows_that_landed_since_the_last_training_are_counted_and_nothing_else(d
     desk.land("c.parquet", _parquet(30))
     desk.later(minutes=15)
     assert desk.tick()[0].outcome.fate is Fate.STARTED
+
+
+class _Counting(FolderStore):
+    """Takes its time over each file, and remembers which ones were read."""
+
+    def __init__(self, desk: Desk, seconds: float = 0.0) -> None:
+        super().__init__(desk.folder)
+        self.desk, self.seconds, self.files = desk, seconds, set[str]()
+
+    def read(self, uri: str, **part: Any) -> bytes:
+        if uri.endswith(".parquet"):
+            self.files.add(uri)
+            self.desk.later(seconds=self.seconds)
+        return super().read(uri, **part)
+
+
+def _land_since(desk: Desk, files: int) -> None:
+    trained = desk.judged()
+    _age(desk, trained.references["snapshot"]["uri"], timedelta(hours=1))
+    for number in range(files):
+        desk.land(f"rows-{number}.parquet", _parquet(number + 1))
+
+
+def test_rows_are_counted_for_some_seconds_and_the_next_look_goes_on(desk: Desk) -> None:
+    desk.spec = spec_with(min_new_rows=10_000)
+    _land_since(desk, 20)
+    slow = _Counting(desk, seconds=1)
+    first = _facts(desk, slow).new_rows
+    assert first is not None
+    assert 0 < first < 210
+    assert len(slow.files) == 16
+    assert _facts(desk, slow).new_rows == 210
+    assert len(slow.files) == 20
+
+
+def test_rows_that_were_counted_stay_known_to_another_client_of_the_store(desk: Desk) -> None:
+    desk.spec = spec_with(min_new_rows=10_000)
+    _land_since(desk, 3)
+    assert _facts(desk).new_rows == 6
+    renewed = _Counting(desk)
+    assert _facts(desk, renewed).new_rows == 6
+    assert renewed.files == set()
 
 
 def test_store_is_asked_once_in_five_seconds_and_the_ledger_when_it_has_grown(desk: Desk) -> None:

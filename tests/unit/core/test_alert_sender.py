@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
 
 from perennial.alert_sender import SigningKey, alert_body, send_alert, send_message, send_tick, signature
 from perennial.domain.alert import Alert, Fate
@@ -18,6 +19,7 @@ from perennial.errors import (
     WebhookRefusedError,
     WebhookUnavailableError,
 )
+from perennial.stages.alerts import TICK_FOR
 from tests.unit.core.webhook_server import DEFERRED, KEY, REFUSED, SECRET, STARTED, Webhook, a_webhook
 
 ALERT = Alert(
@@ -157,3 +159,16 @@ def test_tick_returns_what_became_of_deferred_alerts(webhook: Webhook) -> None:
     fates = [found.fate for found in send_tick("toy", airflow_url=webhook.url, key=KEY, now=datetime.now(UTC))]
     assert fates == [Fate.STARTED, Fate.DEFERRED]
     assert webhook.received == [("/perennial/v1/tick", {"model": "toy"})]
+
+
+def test_tick_is_waited_for_longer_than_the_webhook_takes_up_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def hanging(_url: str, *, timeout: float, **_how: Any) -> None:
+        waited.append(timeout)
+        raise requests.ReadTimeout
+
+    monkeypatch.setattr(requests, "post", hanging)
+    with pytest.raises(WebhookUnavailableError, match="ReadTimeout"):
+        send_tick("toy", airflow_url="http://127.0.0.1", key=KEY, now=datetime.now(UTC))
+    assert waited[0] > 2 * TICK_FOR.total_seconds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +232,44 @@ def test_mark_that_is_no_record_stops_no_other_alert(desk: Desk) -> None:
     desk.store.write(f"{ROOT}/alerts-open/toy/{'0' * 32}", b'{"half', content_type="x")
     desk.later(hours=6)
     assert [s.alert for s in desk.tick()] == [ALERT]
+
+
+def _all_due(desk: Desk, count: int) -> list[str]:
+    """Ids of alerts that have waited for their time, oldest first."""
+    _ended(desk)
+    for number in range(count):
+        desk.receive(alert_of(f"a{number}", received_at=NOW + timedelta(seconds=number)))
+    desk.later(hours=6)
+    return [f"a{number}" for number in range(count)]
+
+
+def test_tick_ends_in_time_and_the_next_one_begins_with_those_that_were_left(desk: Desk) -> None:
+    class Slow(MemoryStarter):
+        def look(self, model: str, now: datetime) -> None:
+            """No DAG, so that all of them have to wait anew."""
+            desk.later(seconds=3)
+
+    alerts = _all_due(desk, 12)
+    desk.starter = Slow(desk.clock)
+    first = [settled.alert.alert_id for settled in desk.tick()]
+    assert 0 < len(first) < len(alerts)
+    desk.later(minutes=20)  # the first ones are due again
+    second = [settled.alert.alert_id for settled in desk.tick()]
+    assert second
+    assert not set(second) & set(first)
+
+
+def test_alert_that_cannot_be_carried_on_stops_no_other_and_fails_the_tick(desk: Desk) -> None:
+    _all_due(desk, 40)
+
+    class Partial(type(desk.store)):  # type: ignore[misc]
+        def write(self, uri: str, content: bytes, **how: Any) -> bool:
+            if b'"a0"' in content:
+                raise StoreUnavailableError("503 SlowDown")
+            return bool(super().write(uri, content, **how))
+
+    with pytest.raises(StoreUnavailableError, match="SlowDown"):
+        desk.tick(store=Partial(desk.folder))
+    left = [record.alert.alert_id for record in desk.alert_ledger.opened("toy")]
+    assert left == ["a0"]
+    assert [settled.alert.alert_id for settled in desk.tick()] == ["a0"]

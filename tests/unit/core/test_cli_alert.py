@@ -186,3 +186,24 @@ def test_check_warns_of_alerts_that_nobody_hears_or_comes_back_to(
     code, told = shell.json("check")
     assert code == 0
     assert [warning["field"] for warning in told["warnings"]] == ([field] if field else [])
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "told"),
+    [
+        ({"window": "1m"}, "more than 48m pass between two looks, in which more than 48 windows of 1m end"),
+        ({"window": "1h", "schedule": "0 6 * * 1-5"}, "more than 2d pass between two looks"),
+        ({"window": "2h", "schedule": "0 6 * * 1-5"}, None),
+        ({"window": "1m", "schedule": "*/30 * * * *"}, None),
+        ({"window": "1m", "schedule": None}, None),
+        ({"window": "1m", "reference_window": "7d"}, None),
+    ],
+)
+def test_check_warns_of_windows_that_nobody_looks_at(
+    world: World, shell: Shell, monitoring: dict[str, object], told: str | None
+) -> None:
+    pytest.importorskip("croniter", reason="it comes with Airflow; without it the schedule is not looked at")
+    respec(world, **LOGGED, monitoring={**SLACK, **monitoring})
+    warnings = shell.json("check")[1]["warnings"]
+    assert [warning["field"] for warning in warnings] == ([] if told is None else ["monitoring.schedule"])
+    assert all(warning["allowed"].startswith(str(told)) for warning in warnings)

@@ -16,7 +16,7 @@ from perennial.domain.counting import (
     count_numbers,
 )
 from perennial.domain.drift import ColumnDrift, compare, least_effect, least_missing_change, rarely_exceeded
-from perennial.domain.profile import CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
+from perennial.domain.profile import FURTHEST, CategoryProfile, ColumnCounts, ColumnProfile, NumberProfile
 from perennial.spec.monitoring import DriftRules
 
 RULES = DriftRules()
@@ -68,7 +68,7 @@ def test_higher_mean_is_told_with_its_size_and_direction() -> None:
     assert found.says == f"higher by {found.effect:.2f} spreads ({found.low:.2f} to {found.high:.2f}), limit 0.10"
 
 
-@pytest.mark.parametrize("mean", [-40.0, -6.0, 6.0, 40.0])
+@pytest.mark.parametrize("mean", [-25.0, -6.0, 6.0, 25.0])
 def test_values_beyond_every_one_of_the_reference_are_as_far_away_as_they_are(mean: float) -> None:
     values = _normal(1000, 1, mean=mean)
     found = _numbers(values)
@@ -76,6 +76,48 @@ def test_values_beyond_every_one_of_the_reference_are_as_far_away_as_they_are(me
     assert found.shift == pytest.approx(mean, rel=0.02)
     assert found.effect == pytest.approx(abs(mean), rel=0.02)
     assert found.towards == ("higher" if mean > 0 else "lower")
+
+
+@pytest.mark.parametrize("absurd", [1000.0, -9999.0, 1e9, 1e300])
+def test_one_absurd_value_hides_no_shift_and_is_none(absurd: float) -> None:
+    found = _numbers(np.append(_normal(999, 1, mean=0.5), absurd))
+    assert found.drifted
+    assert found.towards == "higher"
+    assert not _numbers(np.append(_normal(999, 1), absurd)).drifted
+
+
+@pytest.mark.parametrize("mean", [-1e6, 1e6])
+def test_values_of_another_unit_are_taken_as_thirty_spreads_away(mean: float) -> None:
+    found = _numbers(_normal(1000, 1, mean=mean))
+    assert found.effect == pytest.approx(FURTHEST, rel=0.1)
+    assert found.drifted
+
+
+@pytest.mark.parametrize("absurd", [1e6, -1e12])
+def test_one_absurd_value_of_the_training_hides_no_shift(absurd: float) -> None:
+    profile = build_number_profile("temp", np.append(_normal(20_000, 0), absurd))
+    found = _one(profile, count_numbers(profile, _normal(1000, 1, mean=1.0)))
+    assert found.drifted
+    assert found.effect == pytest.approx(1.0, abs=0.15)
+
+
+def test_rare_level_that_becomes_frequent_is_as_far_as_it_is() -> None:
+    profile = build_number_profile("stops", np.repeat([0.0, 1.0, 9.0], [15_000, 4_990, 10]))
+    found = _one(profile, count_numbers(profile, np.repeat([0.0, 9.0], [750, 250])))
+    assert found.effect == pytest.approx(0.25 * 8 / profile.spread, rel=0.01)
+
+
+@pytest.mark.parametrize("values", [_normal(5000, 0), np.repeat([0.1, 0.7, 1.3], 500), np.full(500, 0.1)])
+@pytest.mark.parametrize("single_first", [True, False])
+def test_numbers_that_went_through_32_bits_are_the_same(values: np.ndarray, single_first: bool) -> None:
+    trained, served = values, values.astype(np.float32).astype(np.float64)
+    if single_first:
+        trained, served = served, trained
+    profile = build_number_profile("x", trained)
+    counts = count_numbers(profile, served)
+    assert tuple(counts.counts.tolist()) == profile.counts
+    assert counts.unseen == 0
+    assert _one(profile, counts).effect == pytest.approx(0.0, abs=1e-6)
 
 
 def test_texts_among_numbers_do_not_move_those_beyond_the_range() -> None:

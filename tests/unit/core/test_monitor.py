@@ -104,7 +104,7 @@ def test_concept_change_is_seen_by_labels_alone(world: Monitored) -> None:
     assert realised["labelled"] == 960
     assert realised["high"] < report["performance"]["limit"]
     assert not _signal(report, "estimated_performance")["beyond"]
-    assert report["history"][-1]["value"] == realised["value"]
+    assert report["matured"][-1]["value"] == realised["value"]
 
 
 def test_loss_that_the_inputs_explain_is_estimated_before_labels_come(world: Monitored) -> None:
@@ -139,7 +139,9 @@ def test_labels_that_take_days_are_filed_under_the_day_of_their_requests(tmp_pat
     report = world.report(2)
     realised = report["performance"]["realised"]
     assert realised["window_end"] == "2026-03-03T00:00:00Z"  # day 0: the newest whose labels are all known
-    assert [entry["value"] for entry in report["history"]] == [realised["value"], None, None]
+    assert report["matured"] == [
+        {"metric": "roc_auc", **{key: realised[key] for key in ("window_end", "value", "low", "high")}}
+    ]
 
 
 def test_label_that_came_after_the_window_is_not_counted(world: Monitored) -> None:
@@ -161,7 +163,7 @@ def test_window_without_requests_has_a_small_report(world: Monitored) -> None:
     report = world.look_at(3)
     assert (report["rows"], report["judged"], report["champion"]) == (0, False, None)
     assert report["summary"] == (
-        "0 rows, and nothing beyond its limit. Drift was not judged: no model has answered a request."
+        "0 rows, and nothing beyond its limit. Drift was not judged: no champion has answered a request."
     )
     world.serve(4)
     assert world.look_at(4)["judged"]

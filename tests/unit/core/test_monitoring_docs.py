@@ -33,6 +33,13 @@ def test_example_is_a_spec_with_the_defaults_written_out() -> None:
     assert spec.triggers.on_drift is not None
 
 
+def test_every_field_of_the_spec_is_shown() -> None:
+    """One whose default is null could be left out of the example unnoticed."""
+    [example] = re.findall(r"```yaml\n(.*?)```", DOCS, flags=re.S)
+    assert set(yaml.safe_load(example)["monitoring"]) == set(Monitoring.model_fields)
+    assert FLAT.count("`reference_window`") >= 2
+
+
 def test_numbers_told_are_those_of_the_code() -> None:
     assert f"at most {BINS} quantile bins" in FLAT
     assert f"the {MAX_LEVELS} most frequent categories" in FLAT

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from perennial.reports.histogram_plot import BASE, CELLS, SHOWN_LEVELS, WIDTH, Histogram, histogram
 from perennial.reports.monitoring_steps import SIGNALS
 from perennial.reports.over_time_plot import OverTime, over_time_plot
-from tests.unit.core.monitoring_reports import DAY, END, Report, a_report, category, look, number, performance
+from tests.unit.core.monitoring_reports import DAY, END, Report, a_report, category, look, number, performance, ripe
 
 finite = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
 
@@ -69,6 +69,7 @@ def test_window_without_values_shows_the_reference_alone() -> None:
         {"edges": [], "lowest": 5.0, "highest": 5.0, "reference": [9], "current": [9]},
         {"edges": [], "lowest": None, "highest": None, "reference": [9], "current": [9]},
         {"reference": [0, 0, 0, 0]},
+        {"edges": [5e-324], "lowest": 0.0, "highest": 1e-323, "reference": [5, 5], "current": [5, 5]},
     ],
 )
 def test_reference_without_a_spread_has_no_drawing(bins: Report) -> None:
@@ -148,18 +149,30 @@ def test_readings_stand_at_their_windows_and_within_the_panel() -> None:
 
 
 def test_windows_without_labels_have_an_estimate_alone() -> None:
-    history = [look(END - DAY), look(END, value=None, low=None, high=None)]
-    found = drawn(history=history)
+    found = drawn(history=[look(END - DAY), look(END)], matured=[ripe(END - DAY)])
     assert (len(found.realised), len(found.estimated)) == (1, 2)
     assert "realised roc_auc from 0.700 to 0.700" in found.label
 
 
 def test_without_any_performance_the_signals_are_drawn_alone() -> None:
-    none = dict.fromkeys(("value", "low", "high", "estimate", "estimate_low", "estimate_high"))
-    found = drawn(history=[look(END - DAY, **none), look(END, **none)])
+    none = dict.fromkeys(("estimate", "estimate_low", "estimate_high"))
+    found = drawn(history=[look(END - DAY, **none), look(END, **none)], matured=[])
     assert found.panel_bottom == 0
     assert found.y_ticks == ()
     assert len(found.strips) == len(SIGNALS)
+
+
+def test_labels_that_take_longer_than_the_history_are_drawn_before_it() -> None:
+    history = [look(END - DAY * back) for back in range(9, -1, -1)]
+    found = drawn(history=history, matured=[ripe(END - 30 * DAY), ripe(END - 50 * DAY)])
+    assert [(reading.at[0], reading.said[:14]) for reading in found.realised] == [(1.61, "realised 0.700")]
+    assert found.estimated[0].at[0] == pytest.approx(100 * 21.5 / 31, abs=0.01)
+
+
+def test_figures_in_another_metric_are_not_drawn() -> None:
+    history = [look(END - DAY, metric="log_loss"), look(END)]
+    found = drawn(history=history, matured=[ripe(END - DAY, metric="log_loss"), ripe(END)])
+    assert (len(found.realised), len(found.estimated)) == (1, 1)
 
 
 def test_promotions_and_alerts_are_marked_where_they_were() -> None:
@@ -193,10 +206,11 @@ def test_window_that_was_not_judged_has_no_mark() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.61, 0.75), (0.09, 0.9), (9.9, 10.1), (0.0, 1e6), (-3.0, -2.999)])
 def test_axis_has_a_few_round_figures(low: float, high: float) -> None:
-    history = [look(END - DAY, value=low, low=low, high=low), look(END, value=high, low=high, high=high)]
-    history = [{**each, "estimate": None, "estimate_low": None, "estimate_high": None} for each in history]
+    matured = [ripe(END - DAY, value=low, low=low, high=low), ripe(END, value=high, low=high, high=high)]
+    none = dict.fromkeys(("estimate", "estimate_low", "estimate_high"))
+    history = [look(END - DAY, **none), look(END, **none)]
     nothing = {"value": None, "low": None, "high": None, "rows": None, "confidence": None}
-    found = drawn(history=history, performance=performance(holdout=nothing, limit=None))
+    found = drawn(history=history, matured=matured, performance=performance(holdout=nothing, limit=None))
     assert 2 <= len(found.y_ticks) <= 5
     assert len({text for _, text in found.y_ticks}) == len(found.y_ticks)
 
@@ -204,5 +218,5 @@ def test_axis_has_a_few_round_figures(low: float, high: float) -> None:
 def test_windows_of_seconds_are_told_with_their_clock() -> None:
     second = timedelta(seconds=1)
     history = [look(END - 20 * second), look(END)]
-    found = drawn(history=history, window_start=(END - 20 * second).isoformat())
+    found = drawn(history=history, matured=[], window_start=(END - 20 * second).isoformat())
     assert [text for _, text, _ in found.x_ticks] == ["2013-07-09 23:59:20 UTC", "2013-07-10 00:00 UTC"]

@@ -20,6 +20,7 @@ from perennial.domain.monitoring_report import (
     finite,
     fold_signals,
     history_with,
+    matured_with,
     summary_of,
 )
 from perennial.spec.monitoring import AlertRules
@@ -39,7 +40,8 @@ def _finding(
         enough=enough,
         version=version,
     )
-    evidence = tuple({"name": name, "low": math.nan, "says": says} for name in beyond)
+    phrase = says[:1].lower() + says[1:].rstrip(".")
+    evidence = tuple({"name": name, "low": math.nan, "says": phrase} for name in beyond)
     return Finding(verdict=verdict, says=says, why_not="" if enough else "There are too few.", evidence=evidence)
 
 
@@ -72,7 +74,7 @@ def test_alert_opens_once_stays_and_is_told_when_it_closes() -> None:
     (alert,) = opened.alerts
     assert (alert["opened_now"], alert["retrain"], alert["because"]) == (True, True, ["temp"])
     assert alert["alert_id"] == "data_drift:2026-03-04T00:00:00Z"
-    assert alert["summary"] == "It is so. So it was in 2 of the last 3 windows."
+    assert alert["summary"] == "It is so. So it was in 2 of the last 2 windows."
     (still,) = _after(*days[:3]).alerts
     assert still == {**alert, "opened_now": False}
     ended = _after(*days)
@@ -85,13 +87,43 @@ def test_signal_tells_its_last_looks_the_passed_over_ones_among_them() -> None:
     drift = folded.signals[0]
     assert drift["recent"] == ["beyond", "not_judged", "beyond"]
     assert (drift["open"], drift["since"]) == (True, "2026-03-05T00:00:00Z")
-    assert folded.alerts[0]["summary"].endswith("So it was in 2 of the last 3 windows.")
+    assert folded.alerts[0]["summary"].endswith("So it was in 2 of the last 2 windows.")
 
 
 def test_evidence_of_an_alert_is_what_raised_it_and_not_what_joined_today() -> None:
     folded = _after(_findings(1, "temp"), _findings(2, "wind", "temp"))
     assert [each["name"] for each in folded.alerts[0]["evidence"]] == ["temp"]
     assert folded.alerts[0]["evidence"][0]["low"] is None
+    assert folded.alerts[0]["summary"] == "temp: it is so. So it was in 2 of the last 2 windows."
+
+
+def test_windows_in_which_other_things_were_beyond_are_not_counted() -> None:
+    folded = _after(_findings(1, "temp"), _findings(2, "wind"), _findings(3, "temp"))
+    assert folded.alerts[0]["summary"].endswith("So it was in 2 of the last 3 windows.")
+
+
+def test_windows_of_the_version_before_are_not_counted() -> None:
+    days = [_findings(day, "temp", version=version) for day, version in ((1, "1"), (2, "2"), (3, "2"))]
+    assert _after(*days).alerts[0]["summary"].endswith("So it was in 2 of the last 2 windows.")
+
+
+def test_alert_while_one_is_open_takes_its_place_and_tells_what_is_new() -> None:
+    folded = _after(
+        _findings(1, "temp"), _findings(2, "temp"), _findings(3, "temp", "wind"), _findings(4, "temp", "wind")
+    )
+    (alert,) = folded.alerts
+    assert (alert["opened_now"], alert["because"]) == (True, ["temp", "wind"])
+    assert alert["alert_id"] == "data_drift:2026-03-06T00:00:00Z"
+    assert alert["summary"] == "wind: it is so. So it was in 2 of the last 3 windows."
+    assert [each["name"] for each in alert["evidence"]] == ["wind", "temp"]
+    assert folded.closed == ()
+
+
+def test_many_new_things_are_told_of_the_worst_three() -> None:
+    days = [_findings(1, *"abcde"), _findings(2, *"abcde", "new")]
+    summary = _after(*days).alerts[0]["summary"]
+    told = "a: it is so. b: it is so. c: it is so. And 2 more."
+    assert summary == f"{told} a was beyond its limit in 2 of the last 2 windows."
 
 
 def test_evidence_of_endless_foreign_text_is_cut_to_what_an_alert_carries() -> None:
@@ -119,27 +151,30 @@ def test_states_that_are_none_are_an_error_that_says_so() -> None:
         fold_signals(_findings(2), before, RULES)
 
 
-def _entry(window: int) -> dict[str, Any]:
-    end = f"window {window}"
-    return {"window_end": end, "value": None, "low": None, "high": None}
-
-
-def test_history_keeps_the_newest_and_files_what_matured_under_its_window() -> None:
+def test_history_keeps_the_newest() -> None:
     history: list[dict[str, Any]] = []
     for window in range(HISTORY + 5):
-        before = {"history": history} if history else None
-        matured = {"window_end": f"window {window - 2}", "value": float(window), "low": 0.0, "high": 1.0}
-        history = history_with(before, _entry(window), matured)
+        history = history_with({"history": history} if history else None, {"window_end": f"window {window}"})
+    assert [history[0], history[-1]] == [{"window_end": "window 5"}, {"window_end": f"window {HISTORY + 4}"}]
     assert len(history) == HISTORY
-    assert [entry["value"] for entry in history[-3:]] == [float(HISTORY + 4), None, None]
-    assert history[0]["window_end"] == "window 5"
-    assert history[0]["value"] == 7.0
+
+
+def _ripe(window: int, value: float | None) -> dict[str, Any]:
+    return {"window_end": f"window {window}", "value": value, "low": 0.6, "high": 0.8}
+
+
+def test_performances_of_windows_long_before_the_history_are_kept_with_their_metric() -> None:
+    matured: list[dict[str, Any]] = []
+    for window in range(HISTORY + 5):
+        matured = matured_with({"matured": matured} if matured else None, "roc_auc", _ripe(window, 0.7))
+    assert len(matured) == HISTORY
+    assert matured[0] == {"metric": "roc_auc", **_ripe(5, 0.7)}
 
 
 def test_what_was_not_computed_again_does_not_wipe_out_what_was() -> None:
-    first = history_with(None, _entry(1), {"window_end": "window 1", "value": 0.7, "low": 0.6, "high": 0.8})
-    nothing = {"window_end": "window 1", "value": None, "low": None, "high": None}
-    assert history_with({"history": first}, _entry(2), nothing)[0]["value"] == 0.7
+    first = matured_with(None, "roc_auc", _ripe(1, 0.7))
+    assert matured_with({"matured": first}, "roc_auc", _ripe(1, None)) == first
+    assert matured_with({"matured": first}, "roc_auc", _ripe(1, 0.8)) == [{"metric": "roc_auc", **_ripe(1, 0.8)}]
 
 
 @pytest.mark.parametrize(

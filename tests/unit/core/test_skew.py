@@ -47,6 +47,14 @@ def test_column_that_training_mostly_lacked_may_be_lacking() -> None:
     assert not _one(profile, count_numbers(profile, np.full(500, np.nan))).skewed
 
 
+@pytest.mark.parametrize("lacking", [0.0, 0.5, 0.85, 0.95])
+def test_column_as_often_missing_as_in_training_is_calm(lacking: float) -> None:
+    rows = np.arange(5000)
+    profile = build_number_profile("gust", np.where(rows % 100 < 100 * lacking, np.nan, 20.0 + rows % 7))
+    found = _one(profile, count_numbers(profile, np.where(rows % 100 < 100 * lacking, np.nan, 20.0 + rows % 7)))
+    assert found.strength < 0.2
+
+
 def test_column_that_training_never_had_may_be_lacking() -> None:
     profile = build_number_profile("none", np.full(100, np.nan))
     assert not _one(profile, count_numbers(profile, np.full(500, np.nan))).skewed

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,7 +14,9 @@ import pytest
 from mlflow.entities.webhook import WebhookAction, WebhookEntity
 from mlflow.webhooks.types import EVENT_TO_PAYLOAD_CLASS
 
-from tests.unit.airflow.webhook.gate import BEARER, Gate, signed
+from perennial.errors import StoreUnavailableError
+from perennial_airflow.webhook import intake
+from tests.unit.airflow.webhook.gate import BEARER, Gate, body_of, signed
 from tests.unit.airflow.webhook.payloads import ALERTMANAGER, CLOUD_EVENT, GRAFANA, MLFLOW_TAG_SET
 
 pytestmark = pytest.mark.airflow
@@ -77,6 +80,42 @@ def test_alert_without_a_model_keeps_no_other_from_being_recorded(gate: Gate, se
     assert answer.status_code == 200
     assert "perennial_model" in answer.json()["results"][1]["message"]
     assert len(gate.records()) == 1
+
+
+def test_model_whose_spec_is_broken_keeps_no_other_alert_from_being_recorded(gate: Gate, send: Send) -> None:
+    body = copy.deepcopy(ALERTMANAGER)
+    broken = copy.deepcopy(body["alerts"][0])
+    broken["labels"]["perennial_model"] = "broken"
+    answer = send("alertmanager", {**body, "alerts": [broken, body["alerts"][0]]})
+    assert answer.status_code == 503
+    assert "spec" in answer.json()["message"]
+    assert len(gate.records()) == 1
+
+
+def test_group_is_not_gone_on_with_for_ever_once_nothing_answers(
+    gate: Gate, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, tried = [0.0], []
+
+    def away(alert: Any, *_args: Any, **_kwargs: Any) -> Any:
+        tried.append(alert)
+        at[0] += intake.GO_ON_S
+        raise StoreUnavailableError("away")
+
+    monkeypatch.setattr(intake, "receive", away)
+    monkeypatch.setattr(intake, "time", SimpleNamespace(monotonic=lambda: at[0]))
+    assert send("alertmanager", {**ALERTMANAGER, "alerts": ALERTMANAGER["alerts"][:1] * 100}).status_code == 503
+    assert len(tried) == 2
+
+
+def test_passwords_in_addresses_are_in_no_record(gate: Gate, send: Send) -> None:
+    event = {**CLOUD_EVENT, "source": "https://u:hush-hush@host/", "data": {"seen": ["https://u:hush-hush@host/x"]}}
+    assert send("cloudevents", event, content_type=TestCloudEvents.STRUCTURED).status_code == 200
+    body = body_of(summary="see http://u:hush-hush@h/x", evidence={"at": ["http://u:hush-hush@h/x"]})
+    assert gate.client.post("/alerts", content=body, headers=signed(body)).status_code == 200
+    kept = [record.alert.to_dict() for record in gate.records()]
+    assert len(kept) == 2
+    assert "hush-hush" not in json.dumps(kept)
 
 
 @pytest.mark.parametrize(("name", "said"), [(None, "perennial_model"), ("nothing", "no such model")])

@@ -13,7 +13,13 @@ import pytest
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from perennial.alert_sender import SigningKey, signature
-from perennial_airflow.webhook.authentication import Credentials, Sender, authenticate
+from perennial_airflow.webhook.authentication import (
+    MAX_HEADERS,
+    Credentials,
+    NotAuthenticatedError,
+    Sender,
+    authenticate,
+)
 from perennial_airflow.webhook.rate_limit import RateLimit
 from tests.unit.airflow.webhook.gate import CREDENTIALS, KEY, NEXT_KEY, NOW, TOKEN, signed
 
@@ -23,7 +29,14 @@ KNOWN = Credentials.parse(CREDENTIALS)
 
 
 def asked(headers: dict[str, str], *, body: bytes = BODY, known: Credentials = KNOWN, now: datetime = NOW) -> Any:
-    return authenticate(list(headers.items()), body, known, now)
+    return answer_to(list(headers.items()), body=body, known=known, now=now)
+
+
+def answer_to(headers: Any, *, body: bytes = BODY, known: Credentials = KNOWN, now: datetime = NOW) -> Sender | None:
+    try:
+        return authenticate(headers, body, known, now)
+    except NotAuthenticatedError:
+        return None
 
 
 def test_signature_of_a_known_key_names_its_sender() -> None:
@@ -121,8 +134,33 @@ def test_wrong_signature_is_not_made_good_by_a_token() -> None:
 def test_header_that_comes_twice_is_believed_neither_time() -> None:
     for name, value in signed(BODY).items():
         if name.startswith("webhook-"):
-            assert authenticate([*signed(BODY).items(), (name, value)], BODY, KNOWN, NOW) is None
-    assert authenticate([("authorization", f"Bearer {TOKEN}")] * 2, BODY, KNOWN, NOW) is None
+            assert answer_to([*signed(BODY).items(), (name, value)]) is None
+    assert answer_to([("authorization", f"Bearer {TOKEN}")] * 2) is None
+
+
+def test_message_with_more_headers_than_anybody_sends_is_not_looked_at() -> None:
+    known = list(signed(BODY).items())
+    others = [("x-other", "1")] * (MAX_HEADERS - len(known))
+    assert answer_to([*others, *known])
+    assert answer_to([*others, ("x-more", "1"), *known]) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, "neither a signature nor a bearer token"),
+        ({"authorization": "Bearer not it at all"}, "token"),
+        (signed(BODY, webhook_id=""), "webhook-id"),
+        (signed(BODY, webhook_timestamp="soon"), "webhook-timestamp"),
+        (signed(BODY, now=NOW - timedelta(hours=1)), "-3600 s off this clock"),
+        (signed(BODY, webhook_signature="v1,x"), "signature"),
+        ({"x-grafana-alerting-signature": "x"}, "x-grafana-alerting-timestamp"),
+    ],
+)
+def test_refusal_has_a_reason_without_what_was_sent(headers: dict[str, str], reason: str) -> None:
+    with pytest.raises(NotAuthenticatedError, match=reason) as caught:
+        authenticate(list(headers.items()), BODY, KNOWN, NOW)
+    assert "not it at all" not in str(caught.value)
 
 
 def test_token_names_its_sender_and_vouches_for_no_header() -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -128,6 +129,9 @@ def test_message_with_anything_in_any_field_is_answered_below_500(gate: Gate, fo
     ask()
     assert set(statuses) <= {200, 400, 422}
     assert statuses[200]
+    assert gate.starter.confs
+    for conf in gate.starter.confs.values():
+        msgspec.msgpack.encode(conf)  # as a run's tasks are told of it
 
 
 def test_native_alert_with_anything_in_any_field_is_answered_below_500(gate: Gate) -> None:
@@ -139,6 +143,8 @@ def test_native_alert_with_anything_in_any_field_is_answered_below_500(gate: Gat
     def ask(message: Any) -> None:
         body = json.dumps(message).encode()
         statuses[gate.webhook.alert(Message(headers=list(signed(body).items()), body=body)).status] += 1
+        for record in gate.records():
+            msgspec.msgpack.encode(record.alert.to_dict())  # as a run's tasks are told of it
 
     ask()
     assert set(statuses) <= {200, 202, 400, 404, 409}

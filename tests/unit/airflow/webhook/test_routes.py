@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
+import httpx
 import pytest
 
 from perennial.domain.alert import Fate
 from perennial.errors import StoreUnavailableError, TerminalError, TransientError
+from perennial_airflow.webhook import app as webhook_app
+from perennial_airflow.webhook import intake
+from perennial_airflow.webhook.authentication import Credentials
 from perennial_airflow.webhook.bodies import MAX_BODY_BYTES
 from perennial_airflow.webhook.intake import READERS
 from tests.unit.airflow.webhook.gate import BEARER, CREDENTIALS, KEY, NEXT_KEY, NOW, Gate, body_of, signed
@@ -179,6 +186,23 @@ class TestUnauthenticated:
         assert {answer.text for answer in answers} == {'{"message":"not authenticated"}'}
         assert {answer.headers["www-authenticate"] for answer in answers} == {"Bearer"}
 
+    @pytest.mark.parametrize(
+        ("route", "headers", "reason"),
+        [
+            ("/alerts", BEARER | {"Authorization": "Bearer x"}, "token"),
+            ("/alerts/sns", {}, "arn:aws:sns:us-east-1:123456789012:other"),
+            ("/tick", {}, "neither a signature nor a bearer token"),
+        ],
+    )
+    def test_reason_is_in_the_log(
+        self, gate: Gate, caplog: pytest.LogCaptureFixture, route: str, headers: dict[str, str], reason: str
+    ) -> None:
+        body = json.dumps({"TopicArn": "arn:aws:sns:us-east-1:123456789012:other"})
+        with caplog.at_level(logging.INFO, "perennial_airflow"):
+            assert gate.client.post(route, content=body, headers=headers).status_code == 401
+        [line] = [record.getMessage() for record in caplog.records if "was refused (401)" in record.getMessage()]
+        assert reason in line
+
     def test_nobody_is_known_without_the_connection(self, gate: Gate) -> None:
         gate.credentials = {}
         body = body_of()
@@ -199,6 +223,30 @@ def test_body_over_the_limit_is_413_before_anything_else(gate: Gate) -> None:
             yield b"x" * 10_000
 
     assert gate.client.post("/alerts", content=parts()).status_code == 413
+
+
+def test_message_behind_too_many_others_is_told_to_come_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_app, "MAX_AT_ONCE", 1)
+    monkeypatch.setattr(webhook_app, "MAX_WAITING", 2)
+    go_on, body = Event(), body_of()
+    credentials = gate.webhook._credentials
+
+    def slowly() -> Credentials:
+        assert go_on.wait(60)
+        return credentials()
+
+    gate.webhook._credentials = slowly
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(gate.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
+            asked = [asyncio.create_task(client.post("/alerts", content=body, headers=signed(body))) for _ in range(9)]
+            early, _ = await asyncio.wait(asked, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            assert {task.result().headers["retry-after"] for task in early} == {"5"}
+            go_on.set()
+            return sorted([(await task).status_code for task in asked])
+
+    assert asyncio.run(ask()) == [202] * 3 + [503] * 6
 
 
 def test_sender_over_its_limit_waits_and_others_do_not(gate: Gate) -> None:
@@ -232,6 +280,23 @@ def test_tick_starts_what_is_due(gate: Gate) -> None:
 )
 def test_tick_for_no_model_is_refused(gate: Gate, body: bytes, status: int) -> None:
     assert gate.client.post("/tick", content=body, headers=signed(body)).status_code == status
+
+
+def test_what_an_error_was_is_told_by_its_kind(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any, **_kwargs: Any) -> Any:
+        raise TransientError("it is on record")
+
+    monkeypatch.setattr(intake, "receive", fail)
+    body = body_of()
+    answer = gate.client.post("/alerts", content=body, headers=signed(body))
+    assert answer.status_code == 503
+    assert "not done, or not altogether (TransientError)" in answer.json()["message"]
+
+
+def test_document_asks_for_no_id_as_the_header_may_have_it(gate: Gate) -> None:
+    paths = gate.client.get("/openapi.json").json()["paths"]
+    schema = paths["/alerts"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["model", "summary"]
 
 
 def test_openapi_document_tells_of_these_routes_and_of_no_model(gate: Gate) -> None:

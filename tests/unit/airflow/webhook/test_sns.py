@@ -19,7 +19,15 @@ from moto import mock_aws
 from moto.core.base_backend import BackendDict  # noqa: F401 - loads moto's backends
 from moto.sns.models import sns_backends
 
-from perennial_airflow.webhook.sns_signature import SnsVerifier, fetch, string_to_sign
+from perennial_airflow.webhook.authentication import NotAuthenticatedError
+from perennial_airflow.webhook.sns_signature import (
+    WRONG_S,
+    AddressUnavailableError,
+    NoCertificateError,
+    SnsVerifier,
+    fetch,
+    string_to_sign,
+)
 from tests.unit.airflow.webhook.gate import NOW, TOPIC, Gate
 from tests.unit.airflow.webhook.payloads import CLOUDWATCH_ALARM, SNS_CONFIRMATION, SNS_NOTIFICATION
 
@@ -129,6 +137,7 @@ def test_message_that_is_not_snss_or_of_another_topic_or_time_is_401(
         "http://sns.us-east-1.amazonaws.com/SimpleNotificationService-01.pem",
         "https://sns.us-east-1.amazonaws.com.evil.example/SimpleNotificationService-01.pem",
         "https://evil.example/SimpleNotificationService-01.pem",
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-01.pem",
         "https://evil.s3.amazonaws.com/SimpleNotificationService-01.pem",
         "https://x@sns.us-east-1.amazonaws.com/SimpleNotificationService-01.pem",
         "https://sns.us-east-1.amazonaws.com:8443/SimpleNotificationService-01.pem",
@@ -163,6 +172,28 @@ def test_certificate_is_fetched_once_and_new_ones_not_too_often(
     assert send(signed_by_sns(SNS_NOTIFICATION)).status_code == 200  # real ones go on
 
 
+def test_address_without_a_certificate_is_not_visited_again_for_a_while() -> None:
+    at, answers, visited = [0.0], [b"", AddressUnavailableError("away"), certificate()], []
+
+    def answer(url: str) -> bytes:
+        visited.append(url)
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    verifier, message = SnsVerifier(answer, lambda: at[0]), signed_by_sns(SNS_NOTIFICATION)
+    for _ in range(3):
+        with pytest.raises(NoCertificateError):
+            verifier.verify(message, [TOPIC], NOW)
+    assert len(visited) == 1
+    at[0] = WRONG_S
+    with pytest.raises(AddressUnavailableError, match="away"):
+        verifier.verify(message, [TOPIC], NOW)
+    verifier.verify(message, [TOPIC], NOW)  # what did not answer is asked again at once
+    assert len(visited) == 3
+
+
 def test_subscription_is_confirmed_for_a_listed_topic(gate: Gate, send: Callable[[Any], httpx.Response]) -> None:
     gate.certificates[SNS_CONFIRMATION["SubscribeURL"]] = b"<ConfirmSubscriptionResponse/>"
     assert send(signed_by_sns(SNS_CONFIRMATION)).status_code == 200
@@ -173,6 +204,7 @@ def test_subscription_is_confirmed_for_a_listed_topic(gate: Gate, send: Callable
     "url",
     [
         "https://evil.example/?Action=ConfirmSubscription",
+        "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription",
         "https://sns.us-east-1.amazonaws.com/?Action=Publish",
         "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&Action=Publish",
     ],
@@ -203,13 +235,12 @@ def test_message_that_moto_signs_is_believed() -> None:
             f"https://sns.us-east-1.amazonaws.com/{name}": pem for name, pem in backend._message_public_keys.items()
         }
     now = datetime.now(UTC)
-    assert SnsVerifier(pems.__getitem__).believed(message, [arn], now)
-    assert not SnsVerifier(pems.__getitem__).believed({**message, "Message": "x"}, [arn], now)
+    SnsVerifier(pems.__getitem__).verify(message, [arn], now)
+    with pytest.raises(NotAuthenticatedError, match="signature"):
+        SnsVerifier(pems.__getitem__).verify({**message, "Message": "x"}, [arn], now)
 
 
 def test_fetch_names_no_token_when_nothing_answers() -> None:
-    from perennial_airflow.webhook.sns_signature import AddressUnavailableError
-
     with pytest.raises(AddressUnavailableError) as caught:
         fetch("http://127.0.0.1:9/?Token=a-token")
     assert "a-token" not in str(caught.value)
