@@ -271,7 +271,7 @@ def test_shipped_specs_raise_no_warning(shell: Shell, monkeypatch: pytest.Monkey
 def test_check_warns_of_a_monitor_that_looks_too_seldom_for_alerts_that_wait(
     world: World, shell: Shell, schedule: str | None, cooldown: str, warned: bool
 ) -> None:
-    pytest.importorskip("croniter", reason="Airflow brings it")
+    pytest.importorskip("croniter", reason="croniter comes with Airflow")
     respec(
         world,
         deployment={"kind": "scoring_service"},

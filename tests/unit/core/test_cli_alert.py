@@ -202,7 +202,7 @@ def test_check_warns_of_alerts_that_nobody_hears_or_comes_back_to(
 def test_check_warns_of_windows_that_nobody_looks_at(
     world: World, shell: Shell, monitoring: dict[str, object], told: str | None
 ) -> None:
-    pytest.importorskip("croniter", reason="it comes with Airflow; without it the schedule is not looked at")
+    pytest.importorskip("croniter", reason="croniter comes with Airflow")
     respec(world, **LOGGED, monitoring={**SLACK, **monitoring})
     warnings = shell.json("check")[1]["warnings"]
     assert [warning["field"] for warning in warnings] == ([] if told is None else ["monitoring.schedule"])
