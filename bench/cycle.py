@@ -145,7 +145,7 @@ def airflow_run(stack: Stack, run_id: str) -> dict[str, Any]:
     assert all(instances[task].state == "success" for task in TASKS), "every round must end in a promotion"
     stages = {task: stage_seconds(stack.airflow.task_log(DAG_ID, run_id, task)) for task in TASKS}
     tasks = {
-        task: (instances[task].ended_at - instances[task].started_at).total_seconds()  # type: ignore[operator]
+        task: (instances[task].ended_at - instances[task].started_at).total_seconds()  # type: ignore[operator]  # all have ended
         for task in TASKS
     }
     seconds = (run.ended_at - began).total_seconds()

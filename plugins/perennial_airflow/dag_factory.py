@@ -363,7 +363,7 @@ def _clock(cron: str | None) -> CronTriggerTimetable | None:
 
 def _require_due(file: str, field: str, cron: str | None) -> None:
     """A time that never comes (30 February) would break Airflow's look-ahead, for every DAG of the file."""
-    from croniter import CroniterError, croniter  # type: ignore[import-untyped]
+    from croniter import CroniterError, croniter  # type: ignore[import-untyped]  # has no stubs
 
     if cron is None:
         return

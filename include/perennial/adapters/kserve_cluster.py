@@ -45,12 +45,12 @@ def connect(kubeconfig: str | None = None) -> client.ApiClient:
     outside = "not asked for"
     if kubeconfig is None:
         try:
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client has none
             return client.ApiClient(configuration)
         except config.ConfigException as error:
             outside = str(error)
     try:
-        config.load_kube_config(  # type: ignore[no-untyped-call]
+        config.load_kube_config(  # type: ignore[no-untyped-call]  # likewise
             config_file=kubeconfig, client_configuration=configuration, persist_config=False
         )
     except (config.ConfigException, OSError, yaml.YAMLError) as error:

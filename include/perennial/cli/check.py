@@ -127,7 +127,7 @@ def _skipped_windows(path: Path, spec: ModelSpec) -> list[SpecProblem]:
 def _rests(cron: str, limit: timedelta) -> bool:
     """Whether more than `limit` passes between two of its times, at some time of a week. Unknown without Airflow."""
     try:
-        from croniter import CroniterError, croniter  # type: ignore[import-untyped]
+        from croniter import CroniterError, croniter  # type: ignore[import-untyped]  # has no stubs
     except ModuleNotFoundError:  # Airflow's; without it no schedule starts anything here
         return False
     try:

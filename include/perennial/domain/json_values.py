@@ -19,7 +19,7 @@ def json_ready(value: Any) -> Any:
     """`value` with only JSON's types: NaN and other missing values become None, times ISO 8601, infinities text.
 
     Texts longer than `MAX_TEXT` characters are cut, and of lists longer than `MAX_ITEMS` the first are kept, followed
-    by a text with the number of the rest: this is for evidence that people read, not for data.
+    by a text with the number of the rest: this is for evidence that people read; `finite` is for data.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -28,6 +28,15 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, Mapping | Set | list | tuple):
         return _collection(value)
     return _number(value) if isinstance(value, float) else _foreign(value)
+
+
+def finite(value: Any) -> Any:
+    """JSON's values, whole, with null in place of numbers that are not finite; of tuples lists, of keys texts."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float) -> float | str | None:

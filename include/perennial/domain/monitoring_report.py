@@ -5,7 +5,6 @@ The report is a JSON object, which `perennial.reports.monitoring_page` shows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import Any, Final
 from perennial.domain.alarm import AlarmRules, AlarmState, WindowVerdict, fold
 from perennial.domain.alert import MAX_EVIDENCE_BYTES, Alert, one_line
 from perennial.domain.fingerprint import canonical_json
-from perennial.domain.json_values import json_ready
+from perennial.domain.json_values import finite, json_ready
 from perennial.domain.times import format_time, parse_time
 from perennial.domain.wording import counted
 
@@ -173,17 +172,6 @@ def summary_of(rows: int, signals: Sequence[Mapping[str, Any]], alerts: Sequence
         found = f"{found} Drift was not judged: {drift['why_not'][:1].lower()}{drift['why_not'][1:]}"
     new = f"New {'alert' if len(opened) == 1 else 'alerts'}: {', '.join(opened)}. " if opened else ""
     return one_line(new + found)
-
-
-def finite(value: Any) -> Any:
-    """JSON's values with null in place of numbers that are not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return value
 
 
 def _look(finding: Finding) -> str:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, TypeAdapter
 
+from perennial.domain.json_values import finite
+
 FURTHEST: Final = 30.0
 """Spreads: values further out, such as 1e308 or -9999, are taken as this far out when distances are computed. A few of
 them would make the interval so wide that nothing else of their column could be seen."""
@@ -31,7 +33,7 @@ class _Stored:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; null for what is not finite."""
-        return _finite(asdict(self))  # type: ignore[call-overload,no-any-return]
+        return dict(finite(asdict(self)))  # type: ignore[call-overload]  # its heirs are dataclasses
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -42,14 +44,6 @@ class _Stored:
         """
         found: Self = TypeAdapter(cls).validate_python(dict(values))
         return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_counts(column: str, counts: Sequence[int], length: int) -> None:

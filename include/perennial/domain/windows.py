@@ -1,11 +1,11 @@
-"""Where training and holdout windows lie. They hang on the watermark, not on the wall clock."""
+"""Where windows lie: training and holdout hang on the watermark, not on the wall clock; monitoring has a grid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from perennial.domain.times import Interval
+from perennial.domain.times import EPOCH, Interval
 from perennial.spec.parts import Data
 
 _MINUTE = timedelta(minutes=1)
@@ -22,6 +22,26 @@ class DataWindows:
     def whole(self) -> Interval:
         """From the first training row to the last holdout row, the embargo between them included."""
         return Interval(self.training.start, self.holdout.end)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowGrid:
+    """Windows of one length, one after the other; number n ends n lengths after 1970-01-01T00:00:00Z."""
+
+    length: timedelta
+
+    def number(self, moment: datetime) -> int:
+        """Of the newest window that has ended at this moment."""
+        return (moment - EPOCH) // self.length
+
+    def window(self, number: int) -> Interval:
+        """The window of that number."""
+        end = EPOCH + number * self.length
+        return Interval(end - self.length, end)
+
+    def ended(self, moment: datetime) -> Interval:
+        """The newest window that has ended at this moment."""
+        return self.window(self.number(moment))
 
 
 def watermark_at(newest_row: datetime, as_of: datetime) -> datetime:

@@ -127,7 +127,7 @@ def _limit_threads() -> None:
     Batches are small, and on cores shared with the event loop their idle threads spin: a pipeline with gradient
     boosting took 8 times as long with two threads on two busy cores.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no stubs
 
     if not getattr(_THREAD, "limited", False):
         threadpool_limits(limits=1)

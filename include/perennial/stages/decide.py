@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from perennial.domain.evaluation import EvaluationResult
-from perennial.domain.fingerprint import canonical_json, digest_of, finite_or_none, sha256_of
+from perennial.domain.fingerprint import canonical_json, digest_of, sha256_of
 from perennial.domain.gate import Decision, RuleOutcome, decide, is_champion_itself
+from perennial.domain.json_values import finite
 from perennial.domain.ledger_entry import LedgerEntry
 from perennial.domain.references import DecisionRef, EvaluationRef, ModelRef, SnapshotRef, Verdict
 from perennial.domain.run_request import RunRequest, require_break_glass_allowed
@@ -265,8 +266,7 @@ def summarise(decision: Decision) -> str:
 
 def _json_rule(rule: RuleOutcome) -> dict[str, Any]:
     """JSON has no NaN and no infinity."""
-    values = asdict(rule)
-    return {key: finite_or_none(value) if isinstance(value, float) else value for key, value in values.items()}
+    return dict(finite(asdict(rule)))
 
 
 def _load(store: ObjectStore, evaluation: EvaluationRef, model: ModelRef) -> EvaluationResult:

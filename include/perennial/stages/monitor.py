@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from perennial.addresses import page_address
@@ -17,6 +17,7 @@ from perennial.domain.ledger_entry import MOVES
 from perennial.domain.monitoring_report import HISTORY, alerts_to_send
 from perennial.domain.references import MonitoringRef
 from perennial.domain.times import Interval, format_time, parse_time
+from perennial.domain.windows import WindowGrid
 from perennial.domain.wording import counted
 from perennial.errors import RegistryUnavailableError, TerminalError
 from perennial.ledger import Ledger
@@ -34,7 +35,6 @@ GRACE: Final = timedelta(seconds=30)
 """After a window's end; its last rows are on their way to the log until then."""
 MOST_WINDOWS: Final = 48
 """At one look."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +118,15 @@ def due_windows(monitoring: Monitoring, until: datetime, last_end: datetime | No
         until: now, or the past time to stand at.
         last_end: end of the newest window that has a report; None: there is none.
     """
-    length = monitoring.window
-    newest = (until - GRACE - _EPOCH) // length  # number of the newest window's end on the grid
+    grid = WindowGrid(monitoring.window)
+    newest = grid.number(until - GRACE)
     if last_end is None:
         first, skipped = newest - monitoring.alert.of + 1, 0
     else:
-        after = (last_end - _EPOCH) // length + 1
+        after = grid.number(last_end) + 1
         first = max(after, newest - MOST_WINDOWS + 1)
         skipped = first - after if newest >= after else 0
-    ends = (_EPOCH + number * length for number in range(first, newest + 1))
-    return Due(tuple(Interval(end - length, end) for end in ends), skipped)
+    return Due(tuple(map(grid.window, range(first, newest + 1))), skipped)
 
 
 @dataclass(slots=True)
@@ -152,7 +151,7 @@ class _Publisher:
             self._log_metrics(report)
 
     def _log_metrics(self, report: StoredReport) -> None:
-        number = (report.window_end - _EPOCH) // self.monitoring.window
+        number = WindowGrid(self.monitoring.window).number(report.window_end)
         try:
             self.registry.log_monitoring(
                 self.spec.name, at=report.window_end, step=number, metrics=metrics_of(report.content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -12,25 +11,25 @@ from perennial.domain.alarm import WindowVerdict
 from perennial.domain.comparison import compare
 from perennial.domain.fingerprint import digest_of
 from perennial.domain.metric_names import METRICS
-from perennial.domain.metrics import Floats, metric
+from perennial.domain.metrics import metric
 from perennial.domain.monitoring_report import Finding
 from perennial.domain.performance_estimate import estimate_performance
 from perennial.domain.performance_watch import judge_performance, performance_limit
 from perennial.domain.profile import MetricValue
 from perennial.domain.times import Interval, format_time
+from perennial.domain.windows import WindowGrid
 from perennial.domain.wording import counted
 from perennial.ports import ObjectStore
 from perennial.spec.model import ModelSpec
 from perennial.spec.monitoring import Monitoring
 from perennial.stages.monitor_reading import LogSample, ScoredRows
-from perennial.stages.monitor_window import ServedVersion, not_judged
+from perennial.stages.monitor_window import NOBODY, ServedVersion, not_judged
 
 _CONFIDENCE: Final = 0.95
 _REPLICATES: Final = 1000
 _MOST_LABELLED: Final = 100_000
 _MOST_ESTIMATED: Final = 20_000
 """Rows; of more a sample, whose interval is narrow enough to judge by."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIGURES: Final = ("value", "low", "high")
 
 
@@ -47,12 +46,6 @@ class Performance:
 class _Part:
     content: dict[str, Any]
     finding: Finding
-
-
-def matured_window(window: Interval, length: timedelta, delay: timedelta) -> Interval:
-    """The newest window whose labels are all known when `window` ends."""
-    end = _EPOCH + (window.end - delay - _EPOCH) // length * length
-    return Interval(end - length, end)
 
 
 def measure_performance(
@@ -76,7 +69,7 @@ def measure_performance(
     """
     primary = spec.evaluation.primary
     holdout = None if champion is None else _on_holdout(champion, primary)
-    cohort = matured_window(window, monitoring.window, spec.outcome_delay)
+    cohort = WindowGrid(monitoring.window).ended(window.end - spec.outcome_delay)  # all its labels are known
     why_not = _why_not(champion, holdout, primary)
     if champion is None or champion.holdout is None or holdout is None:
         realised = _not_judged("performance", window, cohort, champion, why_not)
@@ -171,16 +164,14 @@ def _metrics(spec: ModelSpec, rows: ScoredRows, *, seed: int) -> dict[str, dict[
         if np.isfinite(value):
             found[name] = {"value": value, "low": None, "high": None}
     if primary in found:
-        low, high = _interval(primary, rows.labels, rows.scores, rows, seed=seed)
+        low, high = _interval(primary, rows, seed=seed)
         found[primary] = {**found[primary], "low": low, "high": high}
     return found
 
 
-def _interval(
-    name: str, labels: Floats, scores: Floats, rows: ScoredRows, *, seed: int
-) -> tuple[float | None, float | None]:
+def _interval(name: str, rows: ScoredRows, *, seed: int) -> tuple[float | None, float | None]:
     """A bootstrap of stretches of time: rows near each other in time share what happened then."""
-    pair = compare([name], labels, scores, None, rows.blocks, replicates=_REPLICATES, seed=seed)[name]
+    pair = compare([name], rows.labels, rows.scores, None, rows.blocks, replicates=_REPLICATES, seed=seed)[name]
     estimate = pair.comparison(name, _CONFIDENCE).challenger
     return estimate.low, estimate.high
 
@@ -192,7 +183,7 @@ def _on_holdout(champion: ServedVersion, primary: str) -> MetricValue | None:
 
 def _why_not(champion: ServedVersion | None, holdout: MetricValue | None, primary: str) -> str:
     if champion is None:
-        return "No champion has answered a request."
+        return NOBODY
     if champion.holdout is None:
         return champion.why_not or f"Version {champion.counts.version} has no profile of its holdout."
     return "" if holdout is not None else f"{primary} was not measured on its holdout."

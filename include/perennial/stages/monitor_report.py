@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from perennial.domain.json_values import finite
 from perennial.domain.monitoring_report import (
     FORMAT,
     Folded,
-    finite,
     fold_signals,
     history_with,
     matured_with,

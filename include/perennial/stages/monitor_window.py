@@ -26,7 +26,8 @@ _WORST: Final = 5
 """Columns of a slice that a report tells of, at least; also all that have drifted."""
 _MOST_UNREADABLE: Final = 20
 """Objects that a report names."""
-_NOBODY: Final = "No champion has answered a request."
+NOBODY: Final = "No champion has answered a request."
+"""Why a signal is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def prediction_drift(
     """Each version's predictions against those on its own holdout; the signal is the champion's."""
     found = {served.counts.version: _version_drift(monitoring, window, served) for served in versions}
     mine = None if champion is None else found[champion.counts.version].finding
-    finding = mine or not_judged("prediction_drift", window, _NOBODY)
+    finding = mine or not_judged("prediction_drift", window, NOBODY)
     return Section(content=[each.content for each in found.values()], finding=finding)
 
 
@@ -303,7 +304,7 @@ def _service_finding(spec: ModelSpec, monitoring: Monitoring, window: Interval, 
 def _why_not(monitoring: Monitoring, served: ServedVersion | None) -> str:
     """Why the features are not judged; empty: they are."""
     if served is None:
-        return _NOBODY
+        return NOBODY
     return served.why_not if served.profile is None else _too_few(monitoring, served.counts.rows)
 
 

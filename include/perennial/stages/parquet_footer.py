@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from perennial.domain.manifest import UnusableFile
-from perennial.domain.times import format_time
+from perennial.domain.times import EPOCH, format_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,6 @@ MAGIC: Final = b"PAR1"
 TAIL_BYTES: Final = 64 * 1024
 """Read from a file's end in one go: most footers are smaller."""
 _LEAST_BYTES: Final = 12
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _PER_MICROSECOND: Final = {"milliseconds": (1000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1000)}
@@ -171,7 +170,7 @@ def utc_times(column: Any) -> Any:
 def moment(microseconds: int) -> datetime:
     """The time so long after 1970; the nearest that Python knows, if it lies beyond (some write those for "never")."""
     try:
-        return _EPOCH + timedelta(microseconds=microseconds)
+        return EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
         return _LATEST if microseconds > 0 else _EARLIEST
 

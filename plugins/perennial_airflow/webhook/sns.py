@@ -17,7 +17,7 @@ from perennial_airflow.webhook.signals import Signal, first_line, fitted, joined
 
 
 def read(notification: Mapping[str, Any]) -> list[Signal]:
-    """The alert of a message of the type `Notification`, of which `sns_signature.believed` has said yes."""
+    """The alert of a message of the type `Notification`, which `SnsVerifier.verify` has let pass."""
     message = _message(notification["Message"])
     trigger = message.get("Trigger")
     dimensions = trigger.get("Dimensions") if isinstance(trigger, Mapping) else None

@@ -11,13 +11,13 @@ import pytest
 from perennial.domain.alarm import WindowVerdict
 from perennial.domain.alert import MAX_EVIDENCE_BYTES
 from perennial.domain.fingerprint import canonical_json
+from perennial.domain.json_values import finite
 from perennial.domain.monitoring_report import (
     HISTORY,
     SIGNALS,
     Finding,
     Folded,
     alerts_to_send,
-    finite,
     fold_signals,
     history_with,
     matured_with,
