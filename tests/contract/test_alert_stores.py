@@ -24,8 +24,10 @@ AT_ONCE = 24
 class Servers:
     """Two API servers with a store each, and one Airflow."""
 
-    def __init__(self, server: Server, bucket: str) -> None:
+    def __init__(self, server: Server, bucket: str, *, lists_truly: bool) -> None:
         server.add_bucket(bucket)
+        self.lists_truly = lists_truly
+        """rclone may list what was deleted while others made its folder anew; each tick then deletes it once more."""
         self.root = f"s3://{bucket}/store"
         self.clock = FixedClock(NOW)
         self.starter = MemoryStarter(self.clock)
@@ -57,7 +59,7 @@ class Servers:
 
 @pytest.fixture(params=["moto", "rclone"])
 def servers(request: pytest.FixtureRequest, bucket: str) -> Servers:
-    return Servers(request.getfixturevalue(f"{request.param}_running"), bucket)
+    return Servers(request.getfixturevalue(f"{request.param}_running"), bucket, lists_truly=request.param == "moto")
 
 
 def test_alerts_at_once_at_two_servers_start_one_run(servers: Servers) -> None:
@@ -69,7 +71,9 @@ def test_alerts_at_once_at_two_servers_start_one_run(servers: Servers) -> None:
     listed = AlertLedger(servers.stores[0], servers.root).list("toy")
     assert {record.alert.alert_id: record.newest for record in listed} == {r.alert.alert_id: r.outcome for r in results}
     assert {r.outcome.run_id for r in results} == {run.run_id}
-    assert servers.marks() == []
+    assert servers.tick() == ()  # nothing is left to be done
+    if servers.lists_truly:
+        assert servers.marks() == []
 
 
 def test_one_alert_delivered_at_once_at_two_servers_has_one_run_and_one_answer(servers: Servers) -> None:
