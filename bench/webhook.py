@@ -1,13 +1,14 @@
 """The webhook in a storm: 20 clients, 5,000 alerts over 100 models, 60 % of them sent before.
 
-Starts S3 and Airflow's API server as the demo does (free ports, a temporary PERENNIAL_HOME, SQLite) with the DAGs of
-100 models, and no scheduler: what is started stays queued, so each model's first alert starts its one run and all later
-ones coalesce with it. Afterwards every alert has to be in the ledger once, and each model has to have one run.
+Starts S3 and Airflow's API server as the demo does (free ports, a temporary PERENNIAL_HOME; with `--postgres` on a
+PostgreSQL of its own instead of SQLite) with the DAGs of 100 models, and no scheduler: what is started stays queued, so
+each model's first alert starts its one run and all later ones coalesce with it. Afterwards every alert has to be in the
+ledger once, and each model has to have one run.
 
 Beside it, in the same run, Airflow's own `POST /api/v2/dags/{id}/dagRuns` of the same server: one client each, where
 every request starts a run (compared as p99 of starts), then with 20 clients. Airflow 3.3.2 writes its action log on the
 event loop: on SQLite clients of its own route stall each other, and the whole server, until the database's time-out of
-30 s. So with 20 clients it is asked a few times only, and an answer that did not come within 60 s counts as 60 s.
+30 s. So there it is asked a few times only with 20 clients, and an answer that did not come within 60 s counts as 60 s.
 Client and server share the cores. Last line: one JSON object; `value` is the webhook's p99 in milliseconds with 20
 clients, `baseline` Airflow's own.
 """
@@ -19,7 +20,6 @@ import http.client
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -37,6 +37,7 @@ from typing import Any, Final
 
 import numpy as np
 import yaml
+from sqlalchemy import create_engine, text
 
 from perennial.adapters.s3 import S3Store
 from perennial.addresses import WEBHOOK_PREFIX, retrain_dag_id
@@ -47,6 +48,7 @@ from perennial_demo.home import REPOSITORY, Home
 from perennial_demo.ports import LOOPBACK, Ports, free_port
 from perennial_demo.services import Plan
 from perennial_demo.stack import Stack
+from servers.postgres import postgres
 
 CLIENTS: Final = 20
 TIMEOUT_S: Final = 60.0
@@ -118,8 +120,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--alerts", type=int, default=5000)
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--duplicates", type=float, default=0.6, help="share of the requests that repeat another one")
-    parser.add_argument("--baseline", type=int, default=20, help="requests to Airflow's own route, of all clients")
-    parser.add_argument("--starts", type=int, default=50, help="runs that one client starts on each route")
+    parser.add_argument("--postgres", action="store_true", help="Airflow's database is PostgreSQL, as in production")
+    parser.add_argument(
+        "--baseline", type=int, help="requests to Airflow's own route, of all clients (default 20; 400)"
+    )
+    parser.add_argument("--starts", type=int, default=200, help="runs that one client starts on each route")
     return parser.parse_args()
 
 
@@ -127,7 +132,8 @@ def main() -> int:
     given = arguments()
     models = [f"model_{number:04d}" for number in range(given.models)]
     alone = [f"alone_{number:04d}" for number in range(given.starts)]
-    with storm([*models, *alone]) as running:
+    baseline = given.baseline or (400 if given.postgres else 20)
+    with storm([*models, *alone], on_postgres=given.postgres) as running:
         port = running.ports.airflow
         api = AirflowApi(running.airflow_url)
         token = api._http.get("/auth/token").raise_for_status().json()["access_token"]
@@ -137,14 +143,16 @@ def main() -> int:
         single_own = ask_all([f"b{n[1:]}" for n in names], port, run_of(alone, token), clients=1)
         webhook = ask_all(names_of(given.alerts, given.duplicates), port, alert_of(models))
         checks = verify(running, webhook, models)
-        own = ask_all([f"c{number:05d}" for number in range(given.baseline)], port, run_of(models, token))
+        own = ask_all([f"c{number:05d}" for number in range(baseline)], port, run_of(models, token))
     return report({"starts": (single, single_own), "storm": (webhook, own)}, checks)
 
 
 @contextmanager
-def storm(models: Sequence[str]) -> Iterator[Storm]:
+def storm(models: Sequence[str], *, on_postgres: bool) -> Iterator[Storm]:
     """The servers, up, with the models' DAGs; at the end every process is ended."""
-    with tempfile.TemporaryDirectory(prefix="perennial-bench-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="perennial-bench-"))
+        database = stack.enter_context(postgres()) if on_postgres else None
         home = Home(Path(folder).resolve())
         specs = write_specs(home.root / "specs" / "models", models)
         ports = Ports(airflow=free_port(), mlflow=free_port(), s3=free_port(), scoring=free_port())
@@ -153,6 +161,9 @@ def storm(models: Sequence[str]) -> Iterator[Storm]:
             WEBHOOK: json.dumps(CONNECTION),
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         }
+        if database is not None:
+            overrides["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://postgres@{database}"
+            overrides["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] = f"postgresql+asyncpg://postgres@{database}"
         running = Storm(home, ports, environ, airflow_overrides=overrides)
         try:
             running.plan.write()
@@ -273,8 +284,8 @@ def verify(running: Storm, measured: Measured, models: Sequence[str]) -> dict[st
         records = [AlertRecord.from_dict(json.loads(content)) for content in pool.map(store.read, uris)]
     outcomes = {record.alert.alert_id: record.outcomes[0].to_dict() for record in records}
     fates = Counter(outcome["fate"] for outcome in outcomes.values())
-    with closing(sqlite3.connect(running.home.airflow / "airflow.db")) as database:
-        runs = Counter(dag_id for (dag_id,) in database.execute(_RUNS))
+    with create_engine(running.plan.airflow["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).connect() as database:
+        runs = Counter(dag_id for (dag_id,) in database.execute(text(_RUNS)))
     print(f"{len(asked)} requests; ledger {len(records)} {dict(fates)}; {sum(runs.values())} runs of {len(runs)} DAGs")
     print(f"statuses {dict(Counter(one.status for one in asked))}")
     return {
