@@ -64,9 +64,9 @@ def main() -> None:
 
 
 def write_specs(home: Path) -> Path:
-    """The shipped spec without its own triggers and deployment, and with a gate that always opens."""
+    """The shipped spec without its own triggers, deployment and monitoring, and with a gate that always opens."""
     spec = yaml.safe_load((REPOSITORY / "include/models/flights_delay.yaml").read_text())
-    spec["triggers"], spec["deployment"] = {}, None
+    spec["triggers"], spec["deployment"], spec["monitoring"] = {}, None, None
     spec["gate"]["rule"] = {"kind": "non_inferiority", "margin": MARGIN}
     specs = home / "models"
     specs.mkdir()

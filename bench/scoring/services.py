@@ -41,6 +41,15 @@ ASKED_FROM: Final = FIRST + timedelta(days=90)
 _BIN: Final = Path(sys.executable).parent
 
 
+def write_specs(folder: Path, *, log: bool) -> None:
+    """The shipped spec, with or without its prediction log, and what reads that."""
+    folder.mkdir(parents=True)
+    spec = yaml.safe_load((REPOSITORY / f"include/models/{MODEL}.yaml").read_text())
+    if not log:
+        spec["deployment"], spec["monitoring"] = {"kind": "scoring_service", "log": None}, None
+    (folder / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec))
+
+
 class Storage(Stack):
     """The demo without its Airflow. `serve` adds servers that score."""
 
@@ -81,11 +90,7 @@ class Storage(Stack):
         """Start `perennial serve` with the shipped spec, with or without its prediction log; the port."""
         port = free_port()
         specs = self.home.root / f"{name}-specs"
-        specs.mkdir()
-        spec = yaml.safe_load((REPOSITORY / f"include/models/{MODEL}.yaml").read_text())
-        if not log:
-            spec["deployment"] = {"kind": "scoring_service", "log": None}
-        (specs / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec))
+        write_specs(specs, log=log)
         command = [sys.executable, "-m", "perennial.cli", "serve", "--port", str(port)]
         self.serve(name, command, port, {"PERENNIAL_SPECS": str(specs), "PERENNIAL_USE_DEMO": "0"})
         return port

@@ -89,14 +89,14 @@ def observe_doc(spec: ModelSpec) -> str:
 def send_alerts_doc(spec: ModelSpec) -> str:
     """Markdown: alerts on their way."""
     asks = (
-        "posts them, signed, to the webhook, which may start a retraining (the button *Retraining*); then lets it come "
-        "back to alerts that had to wait; and"
+        "posts them, signed, to the webhook, which may start a retraining (the button *Retraining*), and"
         if spec.triggers.on_drift is not None
         else "starts no retraining, as the spec has no `triggers.on_drift`, and"
     )
+    waiting = "Lets the webhook come back to alerts that had to wait. " if spec.triggers.on_drift is not None else ""
     return _paragraphs(
-        f"Takes the alerts out of the outbox, oldest first: {asks} tells those whom `monitoring.notify` names. The "
-        "same alert twice starts nothing twice.",
+        f"{waiting}Takes the alerts out of the outbox, oldest first: {asks} tells those whom `monitoring.notify` "
+        "names. The same alert twice starts nothing twice.",
         "**Red:** some alert is not where it has to be; the log says which, and why. It is kept and tried again at "
         "the next run. `did not accept the key`: the connection `perennial_webhook` and the key that tasks sign with "
         "differ.",
