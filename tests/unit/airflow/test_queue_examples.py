@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
-from airflow.providers.amazon.aws.hooks.sqs import SqsHook
 from airflow.serialization.serialized_objects import DagSerialization
 from moto.server import ThreadedMotoServer
 
@@ -62,30 +59,10 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     endpoint = f"http://{host}:{port}"
     extra = {"region_name": "eu-west-1", "endpoint_url": endpoint}
     connect(monkeypatch, "aws_default", conn_type="aws", login="a", password="b", extra=extra)
-    if importlib.util.find_spec("aiobotocore") is None:
-        monkeypatch.setattr(SqsHook, "get_async_conn", _async_conn)
     try:
         yield Queue(endpoint)
     finally:
         server.stop()
-
-
-async def _async_conn(hook: SqsHook) -> Any:
-    """In place of aiobotocore's client, which cannot be installed beside the boto3 of the lock file: boto3's."""
-    client = hook.get_conn()
-
-    class Client:
-        def __getattr__(self, name: str) -> Callable[..., Any]:
-            async def call(**arguments: Any) -> Any:
-                return await asyncio.to_thread(getattr(client, name), **arguments)
-
-            return call
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Client]:
-        yield Client()
-
-    return opened()
 
 
 def example(name: str, **changes: str) -> ModuleType:
