@@ -34,15 +34,13 @@ def postgres() -> Iterator[str]:
         SystemExit: it is not installed, or does not come up; says what to do.
     """
     programs = _programs()
-    owner = pwd.getpwnam(_OWNER) if os.geteuid() == 0 else None
+    user, group = _owner()
     with tempfile.TemporaryDirectory(prefix="perennial-postgres-") as folder:
-        if owner is not None:
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        if user is not None and group is not None:
+            os.chown(folder, user, group)
         data, port = f"{folder}/data", free_port()
 
         def run(command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
-            user = None if owner is None else owner.pw_uid
-            group = None if owner is None else owner.pw_gid
             quiet = subprocess.DEVNULL
             return subprocess.Popen(
                 command, user=user, group=group, cwd=folder, stdout=quiet, stderr=quiet, start_new_session=True
@@ -58,6 +56,17 @@ def postgres() -> Iterator[str]:
         finally:
             os.killpg(server.pid, signal.SIGINT)  # fast: clients are cut off, nothing is left behind
             server.wait(timeout=START_S)
+
+
+def _owner() -> tuple[int | None, int | None]:
+    """User and group to run as; None: as we do."""
+    if os.geteuid() != 0:
+        return None, None
+    try:
+        found = pwd.getpwnam(_OWNER)
+    except KeyError:
+        sys.exit(f"PostgreSQL does not run as root, and there is no user {_OWNER} (Debian: apt-get install postgresql)")
+    return found.pw_uid, found.pw_gid
 
 
 def _programs() -> Path:
