@@ -14,6 +14,7 @@ from perennial.settings import Settings
 
 if TYPE_CHECKING:
     from perennial.spec.model import ModelSpec
+    from perennial.spec.monitoring import Monitoring
 
 _FIELDS: Final = ("file", "field", "value", "allowed")
 _MONDAY: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -96,7 +97,9 @@ def _unheard_alerts(path: Path, spec: ModelSpec) -> list[SpecProblem]:
     if policy is not None and watching.schedule is None:
         text = "an alert that has to wait is come back to by the monitor's next run only, and no clock starts one"
         return [SpecProblem(path.name, "monitoring.schedule", "null", text)]
-    if policy is not None and watching.schedule and _rests(watching.schedule, limit := max(policy.cooldown, _OFTEN)):
+    if policy is None or watching.schedule is None or _is_replay(watching):
+        return []
+    if _rests(watching.schedule, limit := max(policy.cooldown, _OFTEN)):
         text = (
             f"an alert that has to wait is come back to by the monitor's next run only, and more than "
             f"{format_duration(limit)} pass between two of them: a wait of minutes may become so long. Look at least "
@@ -107,12 +110,12 @@ def _unheard_alerts(path: Path, spec: ModelSpec) -> list[SpecProblem]:
 
 
 def _skipped_windows(path: Path, spec: ModelSpec) -> list[SpecProblem]:
-    """More windows between two looks than one look takes. A replay is left alone: whoever replays also looks."""
+    """More windows between two looks than one look takes."""
     from perennial.spec.fields import format_duration
     from perennial.stages.monitor import MOST_WINDOWS
 
     watching = spec.monitoring
-    if watching is None or watching.schedule is None or watching.reference_window is not None:
+    if watching is None or watching.schedule is None or _is_replay(watching):
         return []
     if not _rests(watching.schedule, limit := MOST_WINDOWS * watching.window):
         return []
@@ -122,6 +125,11 @@ def _skipped_windows(path: Path, spec: ModelSpec) -> list[SpecProblem]:
         f"others. Look more often, or take longer windows"
     )
     return [SpecProblem(path.name, "monitoring.schedule", watching.schedule, text)]
+
+
+def _is_replay(watching: Monitoring) -> bool:
+    """Its windows are not as long as the data's time in them: whoever replays also looks, whatever the schedule."""
+    return watching.reference_window is not None
 
 
 def _rests(cron: str, limit: timedelta) -> bool:
