@@ -45,7 +45,7 @@ def connect(kubeconfig: str | None = None) -> client.ApiClient:
     outside = "not asked for"
     if kubeconfig is None:
         try:
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client has none
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client is not typed
             return client.ApiClient(configuration)
         except config.ConfigException as error:
             outside = str(error)

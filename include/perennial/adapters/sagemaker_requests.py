@@ -114,7 +114,7 @@ def takeover(spec: SageMaker) -> dict[str, Any]:
 
 
 def _container(spec: SageMaker, version: RegisteredVersion) -> dict[str, Any]:
-    ours = {"MODEL": version.name, "VERSION": version.version, "HOST": "0.0.0.0", "PORT": str(PORT)}  # noqa: S104
+    ours = {"MODEL": version.name, "VERSION": version.version, "HOST": "0.0.0.0", "PORT": str(PORT)}  # noqa: S104 - within its container
     own = {f"PERENNIAL_SCORING_{name}": value for name, value in ours.items()}
     return {"Image": spec.image, "Environment": {**spec.environment, **own}}
 
